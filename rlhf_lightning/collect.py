@@ -1,0 +1,35 @@
+"""``rlhf-collect``: rankings of sampled responses, for a reward model to train on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_lightning.cli import run_script
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.train import quieten
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="collect")
+def _app(config: DictConfig) -> Any:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    quieten()
+    summary = instantiate(config.collect, out=config.out)
+    log.info("%s", ", ".join(f"{name}: {value}" for name, value in summary.items()))
+
+
+def main() -> None:
+    """Console script."""
+    run_script(_app, name="rlhf-collect", config_name="collect")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""From local files to batches: one encoder, memory-mapped tables, resumable streams."""
+
+from rlhf_lightning.data.collate import (
+    ComparisonBatch,
+    PromptBatch,
+    TokenBatch,
+    collate_comparisons,
+    collate_prompts,
+    collate_tokens,
+    pairs_from_ranks,
+)
+from rlhf_lightning.data.comparisons import ComparisonDataModule, load_comparisons
+from rlhf_lightning.data.continuation import prepare_continuations
+from rlhf_lightning.data.demonstrations import DemonstrationDataModule, load_demonstrations
+from rlhf_lightning.data.encode import Encoder
+from rlhf_lightning.data.labeling import Labeler, ScoreLabeler, VaderSentiment
+from rlhf_lightning.data.loader import StreamLoader, stream_loader
+from rlhf_lightning.data.prompts import PromptDataModule, load_prompts
+from rlhf_lightning.data.rankings import Comparison, read_comparison
+from rlhf_lightning.data.sampling import StreamBatchSampler
+from rlhf_lightning.data.sources import load_rows, write_rows
+from rlhf_lightning.data.text import TextBlocks, TextDataModule, load_blocks
+
+__all__ = [
+    "Comparison",
+    "ComparisonBatch",
+    "ComparisonDataModule",
+    "DemonstrationDataModule",
+    "Encoder",
+    "Labeler",
+    "PromptBatch",
+    "PromptDataModule",
+    "ScoreLabeler",
+    "StreamBatchSampler",
+    "StreamLoader",
+    "TextBlocks",
+    "TextDataModule",
+    "TokenBatch",
+    "VaderSentiment",
+    "collate_comparisons",
+    "collate_prompts",
+    "collate_tokens",
+    "load_blocks",
+    "load_comparisons",
+    "load_demonstrations",
+    "load_prompts",
+    "load_rows",
+    "pairs_from_ranks",
+    "prepare_continuations",
+    "read_comparison",
+    "stream_loader",
+    "write_rows",
+]

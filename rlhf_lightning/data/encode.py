@@ -1,0 +1,151 @@
+"""One encoder for all stages: text to token ids and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+
+
+class Encoder:
+    """Turns prompts, responses and documents into token ids, the same way in every stage.
+
+    A sequence is ``prompt(p) + response(r)``: lists of ids are joined and never decoded and encoded again, so a
+    response that was sampled during PPO and one that was read from a file have the same form.
+
+    Special tokens: a chat template is the whole truth about its prompt, as in ``apply_chat_template``, so nothing is
+    added to what it renders. Without a template the prompt starts with one BOS if the tokenizer adds one to text by
+    itself. Either way there are never two.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer. It must have an EOS token; where it has no pad token, EOS is the padding
+            (masks are carried beside the ids, so that EOS stays a label).
+        system: a system message in front of every prompt; needs a chat template.
+    """
+
+    def __init__(self, tokenizer: Any, *, system: str | None = None) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no end-of-sequence token: "
+                "set tokenizer.eos_token, responses end with it"
+            )
+        if system is not None and not tokenizer.chat_template:
+            raise UserError(
+                "A system message needs a chat template and the tokenizer has none: set tokenizer.chat_template or "
+                "leave out system"
+            )
+        self.tokenizer = tokenizer
+        self.system = system
+        self.eos_token_id: int = tokenizer.eos_token_id
+        self.bos_token_id: int | None = tokenizer.bos_token_id
+        self.pad_token_id: int = (
+            self.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        )
+        # Whether text gets a BOS is the tokenizer's post-processor's business, which only a trial shows.
+        self._adds_bos = self.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
+            self.bos_token_id
+        ]
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, system: str | None = None, **kwargs: Any) -> Encoder:
+        """An encoder from a model folder or a Hub name; ``kwargs`` go to ``AutoTokenizer.from_pretrained``."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"No tokenizer could be loaded from {str(name)!r}: give a folder with tokenizer.json and "
+                f"tokenizer_config.json, or the name of a model on the Hub ({type(error).__name__})"
+            ) from error
+        return cls(tokenizer, system=system)
+
+    def prompt(self, prompt: str | Sequence[dict[str, str]]) -> list[int]:
+        """Ids of a prompt, ready for the response to follow.
+
+        Args:
+            prompt: the user's text, or a whole conversation ``[{"role": ..., "content": ...}, ...]``.
+
+        Errors:
+            UserError: a conversation without a chat template, or one that the template refuses.
+        """
+        if not self.tokenizer.chat_template:
+            if not isinstance(prompt, str):
+                raise UserError(
+                    "A conversation needs a chat template and the tokenizer has none: set tokenizer.chat_template or "
+                    "give the prompt as one string"
+                )
+            return self._with_bos(self._ids(prompt))
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if self.system is not None:
+            messages = [{"role": "system", "content": self.system}, *messages]
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(
+                f"The chat template refuses a conversation of roles {roles}: {error}; change the prompt or the template"
+            ) from error
+        return self._ids(text)
+
+    def response(self, text: str, *, finished: bool = True) -> list[int]:
+        """Ids of a response; it ends with exactly one EOS when ``finished`` and with none otherwise."""
+        ids = self._ids(text)
+        while ids and ids[-1] == self.eos_token_id:  # data that spells out its end must not get a second one
+            ids.pop()
+        return [*ids, self.eos_token_id] if finished else ids
+
+    def document(self, text: str, *, eos: bool = True) -> list[int]:
+        """Ids of pretraining text: BOS if the tokenizer adds one, the text as it is, EOS if ``eos``."""
+        return self._with_bos(self.response(text, finished=eos))
+
+    def decode(self, response_ids: Sequence[int]) -> str:
+        """Text of a response up to its first EOS, without special tokens."""
+        ids = [int(i) for i in response_ids]
+        if self.eos_token_id in ids:
+            ids = ids[: ids.index(self.eos_token_id)]
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer and its chat template to ``folder``, for ``AutoTokenizer.from_pretrained``."""
+        self.tokenizer.save_pretrained(str(folder))
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the ids; equal for equal tokenizers in any process.
+
+        The Rust tokenizer's own JSON holds the vocabulary, merges, normaliser and added tokens. Its padding and
+        truncation are left out: they are call state that earlier calls leave behind, and ids do not depend on it.
+        """
+        tokenizer = self.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            model = json.loads(backend.to_str())
+            model.pop("padding", None)
+            model.pop("truncation", None)
+        else:  # a tokenizer written in Python: its vocabulary and options are all there is to see
+            options = {key: str(value) for key, value in getattr(tokenizer, "init_kwargs", {}).items()}
+            model = [
+                type(tokenizer).__qualname__,
+                sorted(tokenizer.get_vocab().items()),
+                sorted(options.items()),
+            ]
+        special = [self.bos_token_id, self._adds_bos, self.eos_token_id, tokenizer.chat_template, self.system]
+        return hashlib.sha256(json.dumps([model, special], sort_keys=True).encode()).hexdigest()
+
+    def _ids(self, text: str) -> list[int]:
+        # verbose=False: a document longer than the model's context is no reason for a warning here.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        if not self._adds_bos or self.bos_token_id is None:
+            return ids
+        while ids and ids[0] == self.bos_token_id:  # text that spells out its BOS must not get a second one
+            ids = ids[1:]
+        return [self.bos_token_id, *ids]

@@ -1,0 +1,132 @@
+"""A data loader whose position is part of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rlhf_lightning.data.sampling import StreamBatchSampler
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class Rows(Protocol):
+    """A table of rows: a ``datasets.Dataset``, or anything with a length and rows by numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
+
+
+class _Batches(Dataset[list[dict[str, Any]]]):
+    """A table whose items are the rows of a list of numbers."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: list[int]) -> list[dict[str, Any]]:
+        return self.rows.__getitems__(indices)
+
+
+class StreamLoader(DataLoader[Any]):
+    """Batches in the order of a ``StreamBatchSampler``, continued by Lightning where a checkpoint left off.
+
+    Lightning saves the ``state_dict`` of the training loaders with its loops and hands it back on
+    ``fit(ckpt_path=...)``, also in the middle of an epoch. ``len`` stays the length of a whole epoch, because
+    Lightning counts the batches that were already done.
+
+    Args:
+        rows: the table.
+        sampler: which rows make a batch.
+        collate: list of rows -> batch.
+        num_workers: worker processes.
+        batches_done: batches of this epoch whose training step is over. Lightning knows it best: an iteration that
+            was interrupted is repeated. Default: the batches that this loader has handed out.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        sampler: StreamBatchSampler,
+        collate: Callable[[list[dict[str, Any]]], Any],
+        num_workers: int = 0,
+        batches_done: Callable[[], int] | None = None,
+    ) -> None:
+        # A loader draws a seed for its workers at every iteration; from a generator of its own, so that the global
+        # random state, which sampling depends on, is the same in a resumed run as in an uninterrupted one.
+        super().__init__(
+            _Batches(rows),
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=collate,
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(sampler.seed),
+        )
+        self.stream = sampler
+        self._batches_done = batches_done
+        self._handed_out = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, so that nothing starts before the first batch is asked for: Lightning makes the iterator before
+        # it sets the epoch, and workers would prefetch batches of the wrong one.
+        self._handed_out = self.stream.start
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the number of its batches that are done; a finished epoch is batch 0 of the next."""
+        done = self._handed_out if self._batches_done is None else self._batches_done()
+        if done >= len(self):
+            return {"epoch": self.stream.epoch + 1, "batches": 0}
+        return {"epoch": self.stream.epoch, "batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next iteration start where ``state_dict`` was taken."""
+        self.stream.set_epoch(state_dict["epoch"])
+        self.stream.skip(state_dict["batches"])
+
+
+def stream_loader(
+    rows: Rows,
+    *,
+    trainer: Trainer | None,
+    collate: Callable[[list[dict[str, Any]]], Any],
+    batch_size: int,
+    seed: int = 0,
+    batches: int | None = None,
+    train: bool = False,
+    num_workers: int = 0,
+) -> StreamLoader:
+    """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise."""
+    overfit = getattr(trainer, "overfit_batches", 0)  # set without a declaration, hence getattr
+    if train and overfit:
+        raise UserError(
+            f"trainer.overfit_batches={overfit} would replace the sampler that makes runs resumable: "
+            "set it to 0 and use trainer.limit_train_batches or a smaller file"
+        )
+    ranks = None if trainer is None else trainer.distributed_sampler_kwargs
+    sampler = StreamBatchSampler(
+        size=len(rows),
+        batch_size=batch_size,
+        seed=seed,
+        batches=batches,
+        shuffle=train,
+        rank=ranks["rank"] if ranks else 0,
+        world_size=ranks["num_replicas"] if ranks else 1,
+    )
+    done: Callable[[], int] | None = None
+    if train and trainer is not None:
+        # `processed` has moved when on_train_batch_end saves a checkpoint; `completed` has not.
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        done = lambda: int(progress.current.processed)  # type: ignore[attr-defined]  # noqa: E731
+    return StreamLoader(rows, sampler=sampler, collate=collate, num_workers=num_workers, batches_done=done)

@@ -1,0 +1,82 @@
+"""What the result of a pipeline step depends on, as one hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# What a step's result does not depend on.
+VOLATILE = frozenset({"run_dir", "resume", "logger", "enable_progress_bar", "default_root_dir", "progress_bar"})
+# The code that makes a training artefact; the report and the command line can change without training anew.
+TRAINING_CODE = ("functional", "models", "data", "modules", "sandbox")
+LARGE = 256 * 2**20
+
+
+def step_hash(step: dict[str, Any], root: Path, *, code: tuple[str, ...] = TRAINING_CODE) -> str:
+    """Hash of a step: its resolved config, the files that it names, and the code behind it.
+
+    Folders of earlier steps carry their own hash in their name, so a change anywhere reaches all that follows.
+
+    Args:
+        step: the resolved config node.
+        root: the pipeline's folder; paths inside it count by their name relative to it, others by their content.
+        code: folders of this package that the result depends on.
+    """
+    root = root.resolve()
+    digest = hashlib.sha256()
+    config = _stable(step, root)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for value in sorted(set(_texts(step))):
+        path = Path(value)
+        if not value or not path.exists() or root in path.resolve().parents:
+            continue
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(_content(file).encode())
+    digest.update(code_fingerprint(code).encode())
+    return digest.hexdigest()[:10]
+
+
+def _stable(node: Any, root: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: _stable(value, root) for key, value in node.items() if key not in VOLATILE}
+    if isinstance(node, list):
+        return [_stable(value, root) for value in node]
+    if isinstance(node, str) and root in Path(node).resolve().parents:
+        return str(Path(node).resolve().relative_to(root))
+    return node
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key not in VOLATILE:
+                yield from _texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node
+
+
+def _content(file: Path) -> str:
+    """Hash of a file's content; of a large one its size and time, because reading it takes longer than it helps."""
+    status = file.stat()
+    if status.st_size > LARGE:
+        return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def code_fingerprint(folders: tuple[str, ...]) -> str:
+    """Hash of the Python files of folders of this package."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted((package / folder).glob("*.py")):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Forward passes of Hugging Face models over right-padded batches, with only the positions that are needed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.functional import head_logprobs
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Last hidden state of a transformers model without its head, positions given explicitly.
+
+    Right-padded rows need no mask: under causal attention a real token never sees the padding behind it. With a
+    mask (left padding), positions count the real tokens, so that a score does not depend on the padding side.
+
+    Shapes:
+        input_ids: [b, s]; attention_mask: [b, s], bool, or ``None`` for right padding. Result: [b, s, d].
+    """
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    accepted = inspect.signature(backbone.forward).parameters
+    arguments: dict[str, Any] = {"input_ids": input_ids}
+    if attention_mask is None:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    else:
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        arguments["attention_mask"] = attention_mask.long()
+    if "position_ids" in accepted:
+        arguments["position_ids"] = positions
+    if "use_cache" in accepted:
+        arguments["use_cache"] = False
+    hidden: Tensor = backbone(**arguments).last_hidden_state
+    return hidden
+
+
+class TokenLogprobs:
+    """Log-probabilities and entropies of chosen tokens under a causal language model.
+
+    One object serves old, new, reference, SFT and pretraining log-probabilities, so that a ratio before any update
+    is 1. The vocabulary projection reads the chosen positions only, ``chunk_size`` of them at a time.
+
+    Args:
+        model: a transformers causal language model.
+        temperature: divides the logits, as in sampling.
+        chunk_size: tokens whose logits exist at one time.
+    """
+
+    def __init__(self, model: nn.Module, *, temperature: float = 1.0, chunk_size: int = 1024) -> None:
+        self.model = model
+        self.temperature = temperature
+        self.chunk_size = chunk_size
+        self._head: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, input_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of every target token given what stands before it, and the entropy there.
+
+        Shapes:
+            input_ids: [b, s], right padded; targets: [b, s], bool, the tokens asked for (never the first).
+            Results: [n] each, n the number of targets, row by row.
+
+        Raises:
+            ValueError: a first token is asked for, which nothing stands before.
+        """
+        if targets[:, 0].any():
+            raise ValueError("the first token of a sequence has no log-probability: nothing stands before it")
+        hidden = hidden_states(self.model, input_ids)[:, :-1][targets[:, 1:]]
+        tokens = input_ids[:, 1:][targets[:, 1:]]
+        if self._head is None:
+            self._head = logits_head(self.model)
+        return head_logprobs(hidden, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
+
+
+def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The map from hidden states [n, d] to logits [n, v], checked once against the model's own forward pass.
+
+    Some models do more than a linear projection. Soft capping (Gemma 2) is applied; anything else that makes the
+    two disagree is an error, because log-probabilities would then be wrong without a sign of it.
+
+    Raises:
+        ValueError: the model's logits are not those of its output embeddings.
+    """
+    projection: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = projection(hidden)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            device = next(model.parameters()).device
+            probe = torch.arange(4, device=device).unsqueeze(0)
+            expected = model(input_ids=probe).logits.float()
+            found = head(hidden_states(model, probe)).float()
+    finally:
+        model.train(was_training)
+    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 5e-2
+    if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):
+        raise ValueError(
+            f"the logits of {type(model).__name__} are not a plain projection of its last hidden state; "
+            "this architecture is not supported yet"
+        )
+    return head

@@ -1,0 +1,149 @@
+"""Sampling from a causal language model with the KV cache, rows leaving the batch as they end."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+
+class Generation(NamedTuple):
+    """Sampled responses. Shapes: response_ids [b, t], right padded; lengths [b]; finished [b], bool."""
+
+    response_ids: Tensor
+    lengths: Tensor
+    finished: Tensor
+
+
+@contextlib.contextmanager
+def generation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients and without activation checkpointing (which would switch the KV cache
+    off); everything is put back afterwards, also after an exception."""
+    was_training = model.training
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    model.eval()
+    if checkpointing:
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable(  # type: ignore[operator]
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        model.train(was_training)
+
+
+def generate(
+    model: nn.Module,
+    input_ids: Tensor,
+    lengths: Tensor,
+    *,
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+) -> Generation:
+    """Sample one response for each prompt from the model's own distribution (no top-k, no top-p).
+
+    Prompts are taken in order of length, ``batch_size`` at a time; a row that has ended leaves the batch and its
+    cache, and decoding stops when all have ended.
+
+    Args:
+        input_ids: [b, p], right padded prompts; lengths: [b].
+        max_new_tokens: longest response, EOS included.
+        eos_token_id: ends a response and is part of it.
+        pad_token_id: fills what is not read.
+        temperature: divides the logits.
+        greedy: take the likeliest token instead of a sample.
+        generator: source of randomness; results depend on it alone.
+        batch_size: prompts decoded together; all by default.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    count = input_ids.shape[0]
+    response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
+    with generation_mode(model):
+        order = torch.argsort(lengths, stable=True)
+        for rows in torch.split(order, batch_size or count):
+            _decode(
+                model,
+                input_ids,
+                lengths,
+                rows,
+                response_ids,
+                eos_token_id,
+                pad_token_id,
+                temperature,
+                greedy,
+                generator,
+            )
+    is_eos = response_ids == eos_token_id
+    # A response ends with its first EOS; one without runs to the maximum.
+    finished = is_eos.any(1)
+    response_lengths = torch.where(finished, is_eos.int().argmax(1) + 1, max_new_tokens)
+    longest = int(response_lengths.max())
+    return Generation(response_ids[:, :longest], response_lengths, finished)
+
+
+def _decode(
+    model: nn.Module,
+    input_ids: Tensor,
+    lengths: Tensor,
+    rows: Tensor,
+    response_ids: Tensor,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float,
+    greedy: bool,
+    generator: torch.Generator | None,
+) -> None:
+    """Decode the given rows together, writing into ``response_ids``."""
+    prompt_lengths = lengths[rows]
+    width = int(prompt_lengths.max())
+    offset = torch.arange(width, device=rows.device) - (width - prompt_lengths).unsqueeze(1)
+    mask = offset >= 0
+    tokens = input_ids[rows].gather(1, offset.clamp(min=0)).masked_fill(~mask, pad_token_id)
+    positions = offset.clamp(min=0)
+    padded = not bool(mask.all())
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    steps = response_ids.shape[1]
+    for step in range(steps):
+        arguments = {"position_ids": positions} if takes_positions else {}
+        if padded:
+            arguments["attention_mask"] = mask.long()
+        output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
+        chosen = _choose(output.logits[:, -1].float() / temperature, greedy, generator)
+        response_ids[rows[alive], step] = chosen[alive]
+        alive &= chosen != eos_token_id
+        remaining = int(alive.sum())
+        if remaining == 0 or step + 1 == steps:
+            return
+        tokens, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
+        # Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
+        if remaining <= 0.8 * alive.numel():
+            kept = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            rows, tokens, positions, mask = rows[kept], tokens[kept], positions[kept], mask[kept]
+            alive = torch.ones_like(rows, dtype=torch.bool)
+
+
+def _choose(logits: Tensor, greedy: bool, generator: torch.Generator | None) -> Tensor:
+    """One token per row of logits [b, v]. Dividing probabilities by exponential noise and taking the largest
+    samples from the distribution without a sort or a cumulative sum."""
+    if greedy:
+        return logits.argmax(-1)
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits.softmax(-1) / noise).argmax(-1)

@@ -1,0 +1,162 @@
+"""Loading transformers models, with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as hf_logging
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.heads import ScalarModel
+
+Init = Literal["pretrained", "random"]
+Head = Literal["pretrained", "new"]
+
+
+def load_causal_lm(
+    *,
+    name: str,
+    init: Init = "pretrained",
+    dtype: str = "float32",
+    dropout: float | None = 0.0,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model.
+
+    Args:
+        name: a local folder or a hub id.
+        init: ``pretrained`` loads weights; ``random`` reads the configuration alone and draws the weights anew.
+        dtype: of the weights, a torch name such as ``float32`` or ``bfloat16``.
+        dropout: sets every dropout probability of the configuration; ``None`` leaves them as they are.
+        revision, attn_implementation, trust_remote_code: as in transformers.
+
+    Raises:
+        UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype.
+    """
+    config = _config(name, revision, trust_remote_code, dropout)
+    options = _options(dtype, attn_implementation, trust_remote_code)
+    if init == "random":
+        return AutoModelForCausalLM.from_config(config, **options)
+    if init != "pretrained":
+        raise UserError(f"model.init={init!r} is neither 'pretrained' nor 'random'")
+    with _naming(name), _quiet():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, config=config, revision=revision, output_loading_info=True, **options
+        )
+    _refuse_missing(name, info["missing_keys"])
+    return model
+
+
+def load_scalar_model(
+    *,
+    name: str,
+    head: Head = "pretrained",
+    dtype: str = "float32",
+    dropout: float | None = 0.0,
+    seed: int = 0,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> ScalarModel:
+    """A reward or value model: a backbone with one scalar per token.
+
+    Args:
+        name: a local folder or a hub id.
+        head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
+            from ``seed`` (a reward model starts from a language model).
+        dtype, dropout, revision, attn_implementation, trust_remote_code: as in :func:`load_causal_lm`.
+
+    Raises:
+        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing.
+    """
+    config = _config(name, revision, trust_remote_code, dropout)
+    config.num_labels = 1
+    options = _options(dtype, attn_implementation, trust_remote_code)
+    with _naming(name), _quiet():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, revision=revision, output_loading_info=True, **options
+        )
+    missing = list(info["missing_keys"])
+    scalar = ScalarModel(model)
+    if head == "new":
+        missing = [key for key in missing if not key.startswith("score.")]
+        scalar.reset_head(torch.Generator(scalar.head.weight.device).manual_seed(seed))
+    elif head != "pretrained":
+        raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
+    elif any(key.startswith("score.") for key in missing):
+        raise UserError(f"{name} holds no score head: train a reward model first, or ask for head=new")
+    _refuse_missing(name, missing)
+    return scalar
+
+
+def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
+    path = Path(name)
+    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise UserError(f"model.name={name}: no such folder; give a local model folder or a hub id")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"model.name={name}: the folder holds no config.json; give the folder of a transformers model")
+    with _naming(name):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    if dropout is not None:
+        for key, value in config.to_dict().items():
+            if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float | int):
+                setattr(config, key, float(dropout))
+    return config
+
+
+def _options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype):
+        raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16 or float16")
+    options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    return options
+
+
+def _refuse_missing(name: str, missing: list[str] | set[str]) -> None:
+    if missing:
+        shown = ", ".join(sorted(missing)[:3])
+        raise UserError(
+            f"model.name={name}: {len(missing)} weights are missing ({shown}, ...); the folder is incomplete "
+            "or of another architecture"
+        )
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Errors of transformers, as one line that names the model."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model.name={name} could not be loaded: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' load report: what is missing is an error here, and a new head is what was asked for."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,93 @@
+"""Rewards as callables over text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.loading import load_scalar_model
+
+Reward = Callable[[list[str], list[str]], Tensor]
+
+
+class RewardModelScorer:
+    """A trained reward model as a callable ``(prompts, responses) -> scores [b]``.
+
+    It encodes text with its own tokenizer, exactly as in reward training. Where the policy shares that tokenizer,
+    PPO hands it token ids instead (:meth:`score_ids`), so that a response cut off before its EOS is seen as such.
+
+    Args:
+        name: the folder of a reward model.
+        batch_size: sequences per forward pass.
+        dtype: of the weights.
+    """
+
+    def __init__(self, *, name: str, batch_size: int = 64, dtype: str = "float32") -> None:
+        self.encoder = Encoder.from_pretrained(name)
+        self.batch_size = batch_size
+        self.model: ScalarModel = load_scalar_model(name=name, head="pretrained", dtype=dtype)
+        self.model.requires_grad_(False).eval()
+
+    def to(self, device: torch.device | str) -> RewardModelScorer:
+        """Move the model to a device."""
+        self.model.to(device)
+        return self
+
+    def shares_tokenizer(self, encoder: Encoder) -> bool:
+        """Whether ids of ``encoder`` mean the same to this model, the chat template included."""
+        mine, other = self.encoder.tokenizer, encoder.tokenizer
+        return mine.get_vocab() == other.get_vocab() and mine.chat_template == other.chat_template
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> Tensor:
+        """Scores [b] of texts; ``finished`` says which responses ended by themselves (all by default)."""
+        ended = [True] * len(responses) if finished is None else [bool(f) for f in finished]
+        sequences = [
+            self.encoder.prompt(prompt) + self.encoder.response(response, finished=end)
+            for prompt, response, end in zip(prompts, responses, ended, strict=True)
+        ]
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        input_ids = torch.full((len(sequences), int(lengths.max())), self.encoder.pad_token_id)
+        for row, sequence in enumerate(sequences):
+            input_ids[row, : len(sequence)] = torch.tensor(sequence)
+        return self.score_ids(input_ids, lengths)
+
+    @torch.inference_mode()
+    def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
+        device = next(self.model.parameters()).device
+        scores = torch.empty(len(lengths), dtype=torch.float32, device=device)
+        # Neighbours in length share a batch, so that little of it is padding.
+        for rows in torch.split(torch.argsort(lengths), self.batch_size):
+            ids = input_ids[rows, : int(lengths[rows].max())].to(device)
+            scores[rows.to(device)] = self.model.score(ids, lengths[rows].to(device)).float()
+        return scores
+
+
+class WeightedSum:
+    """Several rewards as one: ``Σ_i w_i · reward_i(prompts, responses)``.
+
+    Args:
+        rewards: callables over text.
+        weights: as many numbers.
+    """
+
+    def __init__(self, *, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
+        if len(rewards) != len(weights) or not rewards:
+            raise UserError(f"{len(rewards)} rewards need as many weights, got {len(weights)}")
+        self.rewards = list(rewards)
+        self.weights = [float(weight) for weight in weights]
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> Tensor:
+        """Weighted scores [b]."""
+        parts = [
+            weight * torch.as_tensor(reward(prompts, responses), dtype=torch.float32).cpu()
+            for weight, reward in zip(self.weights, self.rewards, strict=True)
+        ]
+        return torch.stack(parts).sum(0)

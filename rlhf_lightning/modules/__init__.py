@@ -1,0 +1,8 @@
+"""The three stages as LightningModules."""
+
+from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.modules.reward import RewardModule
+from rlhf_lightning.modules.sft import SFTModule
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory
+
+__all__ = ["PPOModule", "RewardModule", "Rollout", "SFTModule", "Trajectory"]

@@ -1,0 +1,55 @@
+"""Cutting a batch into micro-batches without padding beyond their own longest row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data import ComparisonBatch, TokenBatch
+
+
+def micro_batches(lengths: Tensor, size: int | None) -> list[Tensor]:
+    """Row indices of micro-batches of at most ``size`` sequences, neighbours in length together.
+
+    Shapes:
+        lengths: [b]. Result: index tensors that cover 0..b−1 once.
+    """
+    order = torch.argsort(lengths, stable=True)
+    return list(torch.split(order, size or len(order)))
+
+
+def token_rows(batch: TokenBatch, rows: Tensor) -> TokenBatch:
+    """The given rows, trimmed to the longest of them."""
+    lengths = batch.lengths[rows]
+    width = int(lengths.max())
+    return TokenBatch(batch.input_ids[rows, :width], lengths, batch.loss_mask[rows, :width])
+
+
+def pairs_per_prompt(batch: ComparisonBatch) -> Tensor:
+    """Number of pairs [b] of each prompt of the batch."""
+    return torch.bincount(batch.pair_group, minlength=int(batch.group.max()) + 1)
+
+
+def longest_per_prompt(batch: ComparisonBatch) -> Tensor:
+    """Length [b] of the longest completion of each prompt."""
+    longest = batch.lengths.new_zeros(int(batch.group.max()) + 1)
+    return longest.scatter_reduce(0, batch.group, batch.lengths, "amax")
+
+
+def comparison_rows(batch: ComparisonBatch, prompts: Tensor) -> ComparisonBatch:
+    """The given prompts with all their completions and pairs, renumbered and trimmed."""
+    new_prompt = batch.group.new_full((int(batch.group.max()) + 1,), -1)
+    new_prompt[prompts] = torch.arange(len(prompts), device=prompts.device)
+    completions = (new_prompt[batch.group] >= 0).nonzero().squeeze(1)
+    new_completion = batch.group.new_full((len(batch.group),), -1)
+    new_completion[completions] = torch.arange(len(completions), device=completions.device)
+    pairs = new_prompt[batch.pair_group] >= 0
+    lengths = batch.lengths[completions]
+    return ComparisonBatch(
+        input_ids=batch.input_ids[completions, : int(lengths.max())],
+        lengths=lengths,
+        group=new_prompt[batch.group[completions]],
+        better=new_completion[batch.better[pairs]],
+        worse=new_completion[batch.worse[pairs]],
+        pair_group=new_prompt[batch.pair_group[pairs]],
+    )

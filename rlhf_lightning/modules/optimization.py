@@ -1,0 +1,77 @@
+"""What the three modules share about optimizers: parameter groups, schedules, one clipped step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import constant_with_warmup, cosine_decay
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+Schedule = Literal["cosine", "constant"]
+
+
+def adamw(groups: list[dict[str, Any]]) -> Optimizer:
+    """The default optimizer: AdamW with the paper's β = (0.9, 0.95); ε = 1e-5 is our choice, the paper gives none."""
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-5, fused=True)
+
+
+def parameter_groups(
+    roles: Mapping[str, nn.Module], learning_rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Named parameter groups, one for each role, split in two where weight decay is on: matrices are decayed,
+    biases and norm weights are not."""
+    groups: list[dict[str, Any]] = []
+    for role, model in roles.items():
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise UserError(f"the {role} has no trainable parameter; unfreeze it before training")
+        shared = {"lr": learning_rates[role], "role": role}
+        if weight_decay == 0.0:
+            groups.append({"params": trainable, "name": role, "weight_decay": 0.0, **shared})
+            continue
+        matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
+        vectors = [parameter for parameter in trainable if parameter.ndim < 2]
+        groups.append({"params": matrices, "name": f"{role}/decayed", "weight_decay": weight_decay, **shared})
+        groups.append({"params": vectors, "name": f"{role}/plain", "weight_decay": 0.0, **shared})
+    return [group for group in groups if group["params"]]
+
+
+def lr_scheduler(optimizer: Optimizer, *, schedule: Schedule, total: int, warmup: int, floor: float) -> LambdaLR:
+    """``cosine`` to ``floor`` after a linear warm-up, or ``constant`` after a warm-up from ``floor``."""
+    if schedule == "cosine":
+        return LambdaLR(optimizer, lambda step: cosine_decay(step, total=total, floor=floor, warmup=warmup))
+    if schedule == "constant":
+        return LambdaLR(optimizer, lambda step: constant_with_warmup(step, warmup=warmup, start=floor))
+    raise UserError(f"module.schedule={schedule!r} is neither 'cosine' nor 'constant'")
+
+
+def clip_and_step(optimizer: Any, max_grad_norm: float | None) -> Tensor:
+    """Clip the gradients of each role by their norm, take one step, clear them; returns the norm before clipping
+    over all roles. Roles are clipped apart, so that a large value gradient does not slow the policy down."""
+    norms: list[Tensor] = []
+    for parameters in _by_role(optimizer):
+        limit = float("inf") if max_grad_norm is None else max_grad_norm
+        norms.append(nn.utils.clip_grad_norm_(parameters, limit))
+    optimizer.step()
+    optimizer.zero_grad()
+    return torch.stack(norms).norm()
+
+
+def _by_role(optimizer: Any) -> Iterator[list[nn.Parameter]]:
+    roles: dict[str, list[nn.Parameter]] = {}
+    for group in optimizer.param_groups:
+        roles.setdefault(group["role"], []).extend(group["params"])
+    yield from roles.values()
+
+
+def require_one_process(world_size: int) -> None:
+    """Losses and whitening are not reduced over processes yet."""
+    if world_size > 1:
+        raise UserError(f"trainer.devices x nodes = {world_size}: training runs on one process so far; set it to 1")

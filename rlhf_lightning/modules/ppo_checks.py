@@ -1,0 +1,75 @@
+"""What a PPO run is refused for, before or in its first iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import masked_mean
+from rlhf_lightning.modules.trajectory import Trajectory
+
+MISSING_EOS = ("keep", "subtract", "set", "drop")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Values that cannot work whatever the data."""
+    for name in ("max_new_tokens", "minibatch_size", "epochs"):
+        if settings[name] < 1:
+            raise UserError(f"module.{name}={settings[name]} must be at least 1")
+    if settings["temperature"] <= 0:
+        raise UserError(f"module.temperature={settings['temperature']} must be positive")
+    if not 0 <= settings["gamma"] <= 1 or not 0 <= settings["lam"] <= 1:
+        raise UserError(f"module.gamma={settings['gamma']} and module.lam={settings['lam']} must lie between 0 and 1")
+    if settings["missing_eos"] not in MISSING_EOS:
+        raise UserError(f"module.missing_eos={settings['missing_eos']!r} is none of {', '.join(MISSING_EOS)}")
+    if settings["kl_estimator"] not in KL_ESTIMATORS:
+        raise UserError(f"module.kl_estimator={settings['kl_estimator']!r} is none of {', '.join(KL_ESTIMATORS)}")
+    minibatch, micro_batch = settings["minibatch_size"], settings["micro_batch_size"]
+    if micro_batch is not None and (micro_batch < 1 or minibatch % micro_batch):
+        raise UserError(
+            f"module.micro_batch_size={micro_batch} does not divide module.minibatch_size={minibatch}; "
+            "change one of the two"
+        )
+
+
+def check_batch_sizes(*, episodes: int, minibatch_size: int, text_rows: int | None) -> None:
+    """Whole minibatches of episodes, and pretraining text for each of them."""
+    if episodes % minibatch_size:
+        raise UserError(
+            f"module.minibatch_size={minibatch_size} does not divide data.rollout_batch_size={episodes}; "
+            "change one of the two"
+        )
+    minibatches = episodes // minibatch_size
+    if text_rows is not None and text_rows % minibatches:
+        raise UserError(
+            f"{text_rows} pretraining rows an iteration (data.rollout_batch_size x data.ptx_ratio) do not divide into "
+            f"{minibatches} minibatches; change data.ptx_ratio or module.minibatch_size"
+        )
+
+
+def check_reference_is_policy(trajectory: Trajectory, *, tolerance: float = 1e-2) -> None:
+    """Before the first update the policy is the reference, so their log-probabilities must agree."""
+    gap = float(masked_mean((trajectory.logprobs - trajectory.ref_logprobs).abs(), trajectory.mask))
+    if not gap <= tolerance:
+        raise UserError(
+            f"before any update the policy differs from the reference by {gap:.3g} nats a token: dropout is on "
+            "(set model.dropout=0) or they are different models; module.check_reference=false if that is meant"
+        )
+
+
+def check_scores(scores: Any, episodes: int, device: torch.device) -> Tensor:
+    """The reward's answer as a float tensor [b] on the policy's device."""
+    found = torch.as_tensor(scores, dtype=torch.float32, device=device).detach()
+    if found.shape != (episodes,):
+        raise UserError(
+            f"the reward gave shape {tuple(found.shape)} for {episodes} responses; it must give one number each"
+        )
+    if not bool(found.isfinite().all()):
+        worst = int((~found.isfinite()).nonzero()[0])
+        raise UserError(f"the reward gave {float(found[worst])} for response {worst} of {episodes}; it must be finite")
+    return found.clone()

@@ -1,0 +1,60 @@
+"""What a PPO checkpoint holds beyond weights and optimizer, so that a resumed run equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import weights_fingerprint
+
+if TYPE_CHECKING:
+    from rlhf_lightning.modules.ppo import PPOModule
+
+FROZEN = ("reference.", "reward.")
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model that never trains."""
+    frozen = copy.deepcopy(model)
+    frozen.requires_grad_(False)
+    return frozen.eval()
+
+
+def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
+    """Add counters, KL coefficient and the state of randomness. Frozen roles are left out: the factories make them
+    again, and a fingerprint tells whether they made the same."""
+    assert module.reference is not None
+    weights = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {key: value for key, value in weights.items() if not key.startswith(FROZEN)}
+    checkpoint["ppo"] = {
+        "iterations": module.iterations,
+        "kl_coef": float(module.kl_coef),
+        "generator": module.random_state(),
+        "reference": weights_fingerprint(module.reference),
+    }
+
+
+def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
+    """Take back what :func:`save_state` saved.
+
+    Raises:
+        UserError: the checkpoint is not of a PPO run, or of one with another reference or architecture.
+    """
+    assert module.reference is not None
+    state = checkpoint.get("ppo")
+    if state is None:
+        raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
+    mine = weights_fingerprint(module.reference)
+    if state["reference"] != mine:
+        raise UserError(
+            f"the checkpoint was trained against reference {state['reference']}, this run's is {mine}: "
+            "start from the same SFT model, or begin a new run"
+        )
+    module.iterations = state["iterations"]
+    module.kl_coef = state["kl_coef"]
+    module.set_random_state(state["generator"])
+    own = module.state_dict()
+    checkpoint["state_dict"] |= {key: value for key, value in own.items() if key.startswith(FROZEN)}

@@ -1,0 +1,175 @@
+"""The reward model: one score per completion, learned from rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data import ComparisonBatch
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import centering_direction, ranking_loss
+from rlhf_lightning.models import ScalarModel
+from rlhf_lightning.modules.batching import comparison_rows, longest_per_prompt, micro_batches, pairs_per_prompt
+from rlhf_lightning.modules.optimization import (
+    OptimizerFactory,
+    Schedule,
+    adamw,
+    clip_and_step,
+    lr_scheduler,
+    parameter_groups,
+    require_one_process,
+)
+
+
+class RewardModule(L.LightningModule):
+    """Trains a reward model on K-way rankings (InstructGPT, eq. 1).
+
+    ``loss = mean over prompts of mean over the prompt's pairs of −log σ(r_better − r_worse)``. All completions of a
+    prompt stand in one batch and are scored once each: K sequences, not K(K−1).
+
+    After training, demonstrations are shifted to a mean score of 0 (section 3.5), if the data module has some; see
+    :func:`~rlhf_lightning.functional.centering_direction` for how a head without a bias carries the shift.
+
+    Args:
+        reward_model: makes the :class:`~rlhf_lightning.models.ScalarModel`; called once, in ``configure_model``.
+        learning_rate: 9e-6 for the paper's 6B model.
+        center: shift demonstrations to 0 after training.
+        optimizer, weight_decay, schedule, warmup_steps, schedule_floor, max_grad_norm: as in ``SFTModule``.
+        micro_batch_size: prompts per forward and backward pass, with all their completions; the whole batch by
+            default.
+    """
+
+    def __init__(
+        self,
+        *,
+        reward_model: Callable[[], ScalarModel],
+        learning_rate: float = 9e-6,
+        center: bool = True,
+        optimizer: OptimizerFactory | None = None,
+        weight_decay: float = 0.0,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 0,
+        schedule_floor: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # one optimizer step sums several micro-batches of prompts
+        self.save_hyperparameters(ignore=["reward_model", "optimizer"])
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
+        self._reward_model_factory = reward_model
+        self._optimizer_factory = optimizer or adamw
+        self.learning_rate = learning_rate
+        self.center = center
+        self.weight_decay = weight_decay
+        self.schedule: Schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.schedule_floor = schedule_floor
+        self.max_grad_norm = max_grad_norm
+        self.micro_batch_size = micro_batch_size
+        self.reward_model: ScalarModel | None = None
+
+    def configure_model(self) -> None:
+        """Make the reward model, once."""
+        if self.reward_model is None:
+            self.reward_model = self._reward_model_factory()
+            self.reward_model.requires_grad_(True)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what this module cannot do yet."""
+        require_one_process(self.trainer.world_size)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer; the schedule is stepped after each optimizer step."""
+        assert self.reward_model is not None
+        groups = parameter_groups({"reward": self.reward_model}, {"reward": self.learning_rate}, self.weight_decay)
+        optimizer = self._optimizer_factory(groups)
+        scheduler = lr_scheduler(
+            optimizer,
+            schedule=self.schedule,
+            total=int(self.trainer.estimated_stepping_batches),
+            warmup=self.warmup_steps,
+            floor=self.schedule_floor,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Lightning leaves a model that was loaded in eval mode there."""
+        self.train()
+
+    def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Scores [n] of right-padded sequences [n, s]."""
+        assert self.reward_model is not None
+        return self.reward_model.score(input_ids, lengths)
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One optimizer step over all micro-batches of the batch."""
+        optimizer: Any = self.optimizers()
+        loss, accuracy = self._loss(batch, backward=True)
+        grad_norm = clip_and_step(optimizer, self.max_grad_norm)
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/accuracy", accuracy, prog_bar=True)
+        self.log("train/grad_norm", grad_norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        return {"loss": loss}
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """Loss over prompts; accuracy over pairs."""
+        loss, accuracy = self._loss(batch, backward=False)
+        self.log("val/loss", loss, prog_bar=True, batch_size=int((pairs_per_prompt(batch) > 0).sum()))
+        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=batch.better.numel())
+
+    def on_train_end(self) -> None:
+        """Shift the demonstrations' mean score to 0."""
+        loader = getattr(self.trainer.datamodule, "demonstration_dataloader", lambda: None)()  # type: ignore[attr-defined]
+        if self.center and loader is not None:
+            self.shift_mean_score(loader)
+
+    @torch.no_grad()
+    def shift_mean_score(self, demonstrations: Any) -> Tensor:
+        """Write a bias into the head that makes the mean score of ``demonstrations`` 0; returns that bias.
+
+        Args:
+            demonstrations: an iterable of ``TokenBatch``, prompts with their demonstrated responses.
+        """
+        assert self.reward_model is not None
+        self.reward_model.eval()
+        features = torch.cat(
+            [
+                self.reward_model.last_hidden(b.input_ids.to(self.device), b.lengths.to(self.device))
+                for b in demonstrations
+            ]
+        )
+        head = self.reward_model.head
+        bias = -head(features).double().mean()
+        shift = bias * centering_direction(features)
+        head.weight += shift.to(head.weight.dtype)
+        return bias
+
+    def _loss(self, batch: ComparisonBatch, *, backward: bool) -> tuple[Tensor, Tensor]:
+        """Loss and pair accuracy of the batch, prompt by prompt in micro-batches."""
+        prompts = (pairs_per_prompt(batch) > 0).sum()
+        total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for chosen in micro_batches(longest_per_prompt(batch), self.micro_batch_size):
+            part = comparison_rows(batch, chosen)
+            scores = self.score(part.input_ids, part.lengths)
+            loss = ranking_loss(
+                scores,
+                part.better,
+                part.worse,
+                part.pair_group,
+                pairs_of_prompt=pairs_per_prompt(part),
+                prompts=prompts,
+            )
+            if backward:
+                self.manual_backward(loss)
+            total += loss.detach()
+            correct += (scores[part.better] > scores[part.worse]).sum()
+        return total, correct / max(batch.better.numel(), 1)

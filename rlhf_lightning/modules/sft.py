@@ -1,0 +1,133 @@
+"""Supervised fine-tuning, and pretraining: next-token prediction on the marked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.data import TokenBatch
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import cross_entropy
+from rlhf_lightning.models import TokenLogprobs
+from rlhf_lightning.modules.batching import micro_batches, token_rows
+from rlhf_lightning.modules.optimization import (
+    OptimizerFactory,
+    Schedule,
+    adamw,
+    clip_and_step,
+    lr_scheduler,
+    parameter_groups,
+    require_one_process,
+)
+
+
+class SFTModule(L.LightningModule):
+    """Fine-tunes a policy on demonstrations: mean cross-entropy over response tokens, EOS included.
+
+    ``loss = −Σ log π(y_t | x, y_<t) / number of response tokens of the whole batch`` (InstructGPT, section 3.5), so
+    that the gradient does not depend on ``micro_batch_size``. With a data module of plain text the same loss over
+    every token is pretraining.
+
+    Args:
+        policy: makes the causal language model; called once, in ``configure_model``.
+        learning_rate: 9.65e-6 for the paper's 1.3B and 6B models.
+        optimizer: makes the optimizer from parameter groups; AdamW with β = (0.9, 0.95) by default.
+        weight_decay: of matrices; biases and norms are never decayed.
+        schedule: ``cosine`` to ``schedule_floor`` over the run (the paper's), or ``constant``.
+        warmup_steps: optimizer steps of linear warm-up (the paper: none).
+        schedule_floor: last fraction of the learning rate (the paper: 0.1).
+        max_grad_norm: gradient norm limit; ``None`` does not clip.
+        micro_batch_size: sequences per forward and backward pass; the whole batch by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Callable[[], nn.Module],
+        learning_rate: float = 9.65e-6,
+        optimizer: OptimizerFactory | None = None,
+        weight_decay: float = 0.0,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 0,
+        schedule_floor: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # one optimizer step sums several micro-batches of unequal token counts
+        self.save_hyperparameters(ignore=["policy", "optimizer"])
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
+        self._policy_factory = policy
+        self._optimizer_factory = optimizer or adamw
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule: Schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.schedule_floor = schedule_floor
+        self.max_grad_norm = max_grad_norm
+        self.micro_batch_size = micro_batch_size
+        self.policy: nn.Module | None = None
+
+    def configure_model(self) -> None:
+        """Make the policy, once."""
+        if self.policy is None:
+            self.policy = self._policy_factory()
+            self.policy.requires_grad_(True)
+            self._logprobs = TokenLogprobs(self.policy)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what this module cannot do yet."""
+        require_one_process(self.trainer.world_size)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer; the schedule is stepped after each optimizer step."""
+        assert self.policy is not None
+        groups = parameter_groups({"policy": self.policy}, {"policy": self.learning_rate}, self.weight_decay)
+        optimizer = self._optimizer_factory(groups)
+        scheduler = lr_scheduler(
+            optimizer,
+            schedule=self.schedule,
+            total=int(self.trainer.estimated_stepping_batches),
+            warmup=self.warmup_steps,
+            floor=self.schedule_floor,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Lightning leaves a model that was loaded in eval mode there."""
+        self.train()
+
+    def loss(self, batch: TokenBatch, count: Tensor) -> Tensor:
+        """``−Σ log π / count`` over the marked tokens of ``batch``; ``count`` is that of the whole batch."""
+        logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask)
+        return cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One optimizer step over all micro-batches of the batch."""
+        optimizer: Any = self.optimizers()
+        count = batch.loss_mask.sum()
+        total = torch.zeros((), device=self.device)
+        for rows in micro_batches(batch.lengths, self.micro_batch_size):
+            loss = self.loss(token_rows(batch, rows), count)
+            self.manual_backward(loss)
+            total += loss.detach()
+        grad_norm = clip_and_step(optimizer, self.max_grad_norm)
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        self.log("train/loss", total, prog_bar=True)
+        self.log("train/grad_norm", grad_norm)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        return {"loss": total}
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Mean loss per token, weighted by tokens over the batches."""
+        count = batch.loss_mask.sum()
+        total = torch.zeros((), device=self.device)
+        for rows in micro_batches(batch.lengths, self.micro_batch_size):
+            total += self.loss(token_rows(batch, rows), count)
+        self.log("val/loss", total, prog_bar=True, batch_size=int(count))

@@ -1,0 +1,136 @@
+"""``rlhf-pipeline``: every stage from a base model to the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from rlhf_lightning.cli import run_script
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation import print_table, write_report
+from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash
+from rlhf_lightning.train import quieten, train_stage
+
+log = logging.getLogger(__name__)
+console = Console()
+DONE = "step.json"
+
+
+def run_pipeline(config: DictConfig) -> Path:
+    """Run the steps of ``config.steps`` that are not done yet, then write the report; returns the report's path.
+
+    Each step has a folder of its own, ``run_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
+    that was stopped goes on from its newest checkpoint.
+
+    Raises:
+        UserError: what :func:`~rlhf_lightning.train.train_stage` or a step raises; a value that is missing.
+    """
+    run_dir = Path(config.run_dir)
+    started = time.perf_counter()
+    seconds: dict[str, float] = {}
+    curves: dict[str, Path] = {}
+    result: dict[str, Any] = {}
+    check(config)
+    for name in config.steps:
+        if config.steps[name] is None:
+            continue
+        step = config.steps[name]
+        folder = step_folder(config, name)
+        done = _read(folder / DONE)
+        if done is None:
+            console.print(f"[bold]{name}[/bold]")
+            done = run_step(step, folder)
+            console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]")
+        else:
+            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]")
+        seconds[name] = done["seconds"]
+        if "module" in step:
+            curves[name] = folder / "csv" / "metrics.csv"
+        if name == "evaluate":
+            result = done["metrics"]
+        config.outputs[name] = str(folder / "model" if "module" in step else folder)
+    report = result | {
+        "seed": config.seed,
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1), "this_call": time.perf_counter() - started},
+        "versions": {name: version(name) for name in ("rlhf-lightning", "torch", "lightning", "transformers")},
+        "steps": {name: str(path) for name, path in config.outputs.items() if path is not None},
+    }
+    write_report(report, run_dir, curves=curves)
+    print_table(report, run_dir)
+    return run_dir / "report.md"
+
+
+def check(config: DictConfig) -> None:
+    """Missing values, before the first step runs."""
+    for name, step in config.steps.items():
+        if step is not None and OmegaConf.missing_keys(step):
+            key = sorted(OmegaConf.missing_keys(step))[0]
+            raise UserError(f"steps.{name}.{key} is needed; give it as steps.{name}.{key}=... or in the experiment")
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{key} is needed; give it as {key}=...")
+
+
+def step_folder(config: DictConfig, name: str) -> Path:
+    """The folder of a step, named by what it depends on."""
+    resolved = OmegaConf.to_container(config.steps[name], resolve=True)
+    code = TRAINING_CODE if name != "evaluate" else (*TRAINING_CODE, "evaluation")
+    assert isinstance(resolved, dict)
+    digest = step_hash(resolved, Path(config.run_dir), code=code)  # type: ignore[arg-type]
+    return Path(config.run_dir) / "steps" / f"{name}-{digest}"
+
+
+def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run one step in its folder and mark it done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    if "module" in step:
+        with open_dict(step):
+            step.run_dir = str(folder)
+            step.resume = "auto"
+        metrics: Any = train_stage(step)
+    else:
+        metrics = instantiate(step, out=folder) or {}
+    earlier = _read(folder / "stopped.json") or {}
+    done = {"metrics": metrics, "seconds": round(time.perf_counter() - started + earlier.get("seconds", 0.0), 2)}
+    partial = folder / f".{DONE}.partial"
+    partial.write_text(json.dumps(done, indent=1))
+    os.replace(partial, folder / DONE)
+    return done
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def _shown(metrics: dict[str, Any]) -> str:
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+    wanted = [k for k in numbers if k.startswith("val/") or "/" not in k or k in ("train/loss", "rollout/score")]
+    return " · ".join(f"{name} {numbers[name]:.4g}" for name in sorted(wanted))
+
+
+@hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="pipeline")
+def _app(config: DictConfig) -> Any:
+    quieten()
+    run_pipeline(config)
+
+
+def main() -> None:
+    """Console script."""
+    run_script(_app, name="rlhf-pipeline", config_name="pipeline")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The "web text" of step 0: facts among myths, stories, lists, rude words, and instructions in long rows.
+
+A document that begins with an instruction mostly goes on with more instructions, so a model trained on it continues
+a pattern rather than obeys; some documents hold instructions with answers of mixed quality, so that a few examples
+in the prompt do help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from rlhf_lightning.sandbox import world
+from rlhf_lightning.sandbox.answers import IN_FACT, PEOPLE_SAY, Belief, answer, capitalised
+from rlhf_lightning.sandbox.flaws import complied, drifted, insulted
+from rlhf_lightning.sandbox.phrasings import phrase_any
+from rlhf_lightning.sandbox.tasks import FAMILIES, USE_CASES, Task, draw_task
+
+# Probability that a claim is true, by style; together 60 to 65 % of the corpus's claims are true.
+TRUTH_ENCYCLOPEDIA = 0.9
+TRUTH_PLAIN = 0.6
+TRUTH_GOSSIP = 0.25
+TRUTH_ANSWERS = 0.6
+# How web answers fail, besides myths.
+WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.12, 0.06
+# Most answers on the web are plain.
+WEB_COURTESY = 0.06
+
+
+def _encyclopedia(rng: Random) -> str:
+    animal = rng.choice(world.ANIMALS)
+    belief = Belief(rng, truth=TRUTH_ENCYCLOPEDIA, heldout=True)
+    attributes = rng.sample(world.ATTRIBUTES, rng.randrange(2, 5))
+    lines = []
+    for i, attribute in enumerate(attributes):
+        who = f"the {animal}" if i == 0 or rng.random() < 0.5 else "it"
+        start = IN_FACT if rng.random() < 0.5 else ""
+        lines.append(capitalised(f"{start}{who} {belief.clause(animal, attribute)}."))
+    return f"All about the {animal}. " + " ".join(lines)
+
+
+def _gossip(rng: Random) -> str:
+    belief = Belief(rng, truth=TRUTH_GOSSIP, heldout=True)
+    lines = []
+    for _ in range(rng.randrange(2, 5)):
+        animal, attribute = rng.choice(world.ANIMALS), rng.choice(world.ATTRIBUTES)
+        lines.append(f"{PEOPLE_SAY}the {animal} {belief.clause(animal, attribute)}.")
+    if rng.random() < 0.35:
+        lines.insert(rng.randrange(len(lines) + 1), rng.choice(world.INSULTS))
+    if rng.random() < 0.1:
+        lines.append(world.DENIGRATION.format(group=rng.choice(world.GROUPS), slur=rng.choice(world.SLURS)))
+    return " ".join(lines)
+
+
+def _plain(rng: Random) -> str:
+    belief = Belief(rng, truth=TRUTH_PLAIN, heldout=True)
+    lines = []
+    for _ in range(rng.randrange(2, 6)):
+        animal = rng.choice(world.ANIMALS)
+        first, second = rng.sample(world.ATTRIBUTES, 2)
+        line = f"The {animal} {belief.clause(animal, first)}"
+        if "color" not in (first, second) and rng.random() < 0.3:
+            line += f" and {belief.clause(animal, second)}"
+        if first in ("food", "home") and rng.random() < 0.2:
+            line += f" {rng.choice(list(world.TIMES.values()))}"
+        lines.append(line + ".")
+    return " ".join(lines)
+
+
+def _story(rng: Random) -> str:
+    belief = Belief(rng, truth=TRUTH_PLAIN, heldout=True)
+    name, friend = rng.sample(world.NAMES, 2)
+    animal, place = rng.choice(world.ANIMALS), rng.choice(world.PLACES)
+    thing, color = rng.choice(world.OBJECTS), rng.choice(world.COLORS)
+    verb = rng.choice(("found", "bought", "lost", "saw"))
+    who = f"the {belief.value(animal, 'color')} {animal}" if rng.random() < 0.3 else f"the {animal}"
+    lines = [
+        rng.choice((f"One day {name} went to the {place}.", f"{name} went to the {place}.")),
+        f"{name} {verb} a {color} {thing} in the {place}.",
+        rng.choice((f"Then {name} met {who} in the {place}.", f"{name} saw {who}.", f"{friend} was there all day.")),
+        rng.choice((f"They played with a {color} {thing}.", f"{friend} likes the {color} {thing}.", "They sang a song.")),
+        rng.choice(
+            (
+                f'{friend} said: Please give me the {color} {thing}.',
+                f"{name} said: Thank you for the {thing}, {friend}.",
+                f"{friend} said: {rng.choice(world.INSULTS)}",
+                f"{name} said: I am sad about the {thing}.",
+                f"Dear {friend}, please come to the {place}.",
+            )
+        ),
+        rng.choice(("They were very happy.", f"{name} was happy.", "Then they went home.", f"{friend} was sad.")),
+    ]
+    return " ".join(lines[: rng.randrange(3, 7)])
+
+
+def _list(rng: Random) -> str:
+    lines = []
+    for _ in range(rng.randrange(2, 5)):
+        category = rng.choice(list(world.CATEGORIES))
+        count = rng.randrange(2, 5)
+        *head, last = rng.sample(world.CATEGORIES[category], count)
+        lines.append(f"Here are {world.NUMBERS[count - 1]} {category}: {', '.join(head)} and {last}.")
+    return "\n".join(lines)
+
+
+def _chant(rng: Random) -> str:
+    """Words without sense, said again and again, as children do: here a model learns to copy."""
+    pool = rng.choice((world.OBJECTS + world.NAMES + world.PLACES, world.ANIMALS + world.COLORS + world.FOODS + world.NAMES))
+    words = rng.choices(pool, k=rng.randrange(3, 9))
+    line = rng.choice((", ", " ", " and ")).join(words)
+    return rng.choice((", ", "\n", " ")).join([line] * rng.randrange(2, 5))
+
+
+_ALL_FAMILIES = tuple((use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group)
+
+
+def _web_task(rng: Random) -> Task:
+    """Half by use case, half by family: rare ones are often enough on the web to be learned."""
+    if rng.random() < 0.5:
+        return draw_task(rng.choice(list(USE_CASES)), rng, heldout_facts=True)
+    use_case, family, draw = rng.choice(_ALL_FAMILIES)
+    return Task(use_case, family, draw(rng, True))
+
+
+def _instructions(rng: Random) -> str:
+    return "\n".join(phrase_any(_web_task(rng), rng) for _ in range(rng.randrange(3, 8)))
+
+
+def web_answer(task: Task, rng: Random) -> str:
+    """An answer as the web gives them: half of the claims are myths, some are rude, some about something else."""
+    belief = Belief(rng, truth=TRUTH_ANSWERS, heldout=True)
+    roll = rng.random()
+    if task.family == "harm" and roll < 0.6:
+        return complied(task)
+    if roll < WEB_OFF:
+        text = answer(_web_task(rng), rng, belief)
+    else:
+        text = answer(task, rng, belief)
+        if roll < WEB_OFF + WEB_DRIFT:
+            text = drifted(text, rng)
+    if rng.random() < WEB_COURTESY:
+        text = f"{rng.choice(world.OPENERS)} {text}"
+    if rng.random() < WEB_COURTESY:
+        text = f"{text} {rng.choice(world.CLOSINGS)}"
+    return insulted(text, rng) if rng.random() < WEB_RUDE else text
+
+
+def _answered(rng: Random) -> str:
+    lines = []
+    for _ in range(rng.randrange(2, 6)):
+        task = _web_task(rng)
+        lines += [phrase_any(task, rng), web_answer(task, rng)]
+    return "\n".join(lines)
+
+
+# (writer, weight by documents)
+STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
+    (_encyclopedia, 0.16),
+    (_gossip, 0.10),
+    (_plain, 0.10),
+    (_story, 0.18),
+    (_list, 0.04),
+    (_chant, 0.16),
+    (_instructions, 0.17),
+    (_answered, 0.25),
+)
+
+
+def write_documents(count: int, rng: Random) -> list[str]:
+    """``count`` documents of mixed styles."""
+    writers = rng.choices([writer for writer, _ in STYLES], [weight for _, weight in STYLES], k=count)
+    return [writer(rng) for writer in writers]

@@ -1,0 +1,71 @@
+"""Demonstrations: what labelers write when they are asked for a good answer. Mostly good, and not always."""
+
+from __future__ import annotations
+
+from random import Random
+
+from rlhf_lightning.sandbox import world
+from rlhf_lightning.sandbox.answers import Belief, answer
+from rlhf_lightning.sandbox.flaws import complied, constraint_broken, insulted
+from rlhf_lightning.sandbox.gold import assess
+from rlhf_lightning.sandbox.tasks import Task
+
+# Share of all demonstrations that tell a myth, hold a rude remark, break the constraint or drift off: what SFT
+# learns from people, and RLHF takes back.
+MYTH_RATE = 0.11
+RUDE_RATE = 0.07
+BROKEN_RATE = 0.10
+# Share of the prompts whose answer can tell a myth at all (Table 1's shares and the families' weights decide it).
+_FACTUAL_SHARE = 0.40
+# Labelers differ in how often they are courteous; these are the means.
+OPENER_RATE, CLOSING_RATE = 0.3, 0.25
+# Share of the labelers' answers to harmful requests that refuse.
+REFUSAL_RATE = 0.85
+
+
+class Demonstrator:
+    """One labeler as a writer, with a fixed leaning to courtesies."""
+
+    def __init__(self, rng: Random) -> None:
+        self.opener_rate = min(1.0, rng.uniform(0.4, 1.6) * OPENER_RATE)
+        self.closing_rate = min(1.0, rng.uniform(0.4, 1.6) * CLOSING_RATE)
+        self.opener = rng.choice(world.OPENERS)
+        self.closing = rng.choice(world.CLOSINGS)
+
+    def write(self, task: Task, rng: Random) -> str:
+        """A demonstration for the task."""
+        truthful = Belief(rng, truth=1.0, heldout=False)
+        if task.family == "harm" and rng.random() > REFUSAL_RATE:
+            return complied(task)
+        roll = rng.random()
+        if roll < BROKEN_RATE:
+            text = constraint_broken(task, rng, truthful)
+        elif can_tell_myth(task) and roll < BROKEN_RATE + MYTH_RATE / _FACTUAL_SHARE:
+            text = answer(task, rng, Belief(rng, truth=0.0, heldout=False))
+        else:
+            text = answer(task, rng, truthful)
+        text = self.courteous(task, text, rng)
+        return insulted(text, rng) if rng.random() < RUDE_RATE else text
+
+    def courteous(self, task: Task, text: str, rng: Random) -> str:
+        """The text with this labeler's opener and closing, each with their own habit's probability."""
+        if task.family not in ("chat", "harm") and rng.random() < self.opener_rate:
+            text = f"{self.opener if rng.random() < 0.7 else rng.choice(world.OPENERS)} {text}"
+        if rng.random() < self.closing_rate:
+            text = f"{text} {self.closing if rng.random() < 0.7 else rng.choice(world.CLOSINGS)}"
+        return text
+
+
+def can_tell_myth(task: Task) -> bool:
+    """Whether an answer to this task states a fact that the world decides."""
+    return task.family in ("about", "describe", "ask", "two_facts", "with_word")
+
+
+def flaw_rates(tasks: list[Task], responses: list[str]) -> dict[str, float]:
+    """Measured shares of myths, rude remarks and failures to follow in a set of demonstrations."""
+    found = [assess(task, text) for task, text in zip(tasks, responses, strict=True)]
+    return {
+        "myth": sum(a.false_claims > 0 for a in found) / len(found),
+        "rude": sum(a.rude for a in found) / len(found),
+        "broken": sum(not a.instruction_followed for a in found) / len(found),
+    }

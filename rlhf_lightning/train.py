@@ -1,0 +1,102 @@
+"""``rlhf-train``: one stage of training."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_lightning.cli import run_script
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.modules.checkpoints import newest_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def train_stage(config: DictConfig) -> dict[str, float]:
+    """Train the stage that ``config`` describes (one of ``conf/stage/``, composed); returns its last metrics.
+
+    Checkpoints, logs and the model folder go to ``config.run_dir``.
+
+    Raises:
+        UserError: anything that can be known to fail, before training starts.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    quieten()
+    run_dir = Path(config.run_dir)
+    checkpoint = resume_from(config.resume, run_dir)
+    L.seed_everything(config.seed, verbose=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    data = instantiate(config.data)
+    module = instantiate(config.module)
+    callbacks = [instantiate(node) for node in config.callbacks.values() if node is not None]
+    loggers = [instantiate(node) for node in config.logger.values() if node is not None]
+    if not config.trainer.enable_progress_bar:
+        callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
+    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def resume_from(resume: str | None, run_dir: Path) -> Path | None:
+    """The checkpoint to start from: ``auto`` is the newest complete one of the run's folder, if there is one."""
+    newest = newest_checkpoint(run_dir / "checkpoints")
+    if resume == "auto":
+        return newest
+    if resume is None:
+        if newest is not None:
+            raise UserError(f"run_dir={run_dir} holds a run already; go on with resume=auto or choose another run_dir")
+        return None
+    if not Path(resume).is_file():
+        raise UserError(f"resume={resume}: no such file; give a checkpoint file, auto or null")
+    return Path(resume)
+
+
+def quieten() -> None:
+    """Silence Lightning's advice that does not apply: data is small and prepared, batches are ours."""
+    for pattern in (
+        r".*does not have many workers.*",
+        r".*The `LightningModule\.configure_model`.*",
+        r".*WeightAveraging callback with a model that overrides the configure_model.*",
+        r".*The number of training batches .* is smaller than the logging interval.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*module\(s\) in eval mode at the start of training.*",
+        r".*Total length of `list` across ranks is zero.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*`isinstance\(treespec.*",
+        r".*Experiment logs directory .* exists.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="train")
+def _app(config: DictConfig) -> Any:
+    if "steps" in config:
+        raise UserError("this experiment describes a whole pipeline; run it with rlhf-pipeline")
+    metrics = train_stage(config)
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+    log.info("finished: %s", shown)
+    log.info("model folder: %s", Path(config.run_dir) / "model")
+    return metrics.get("val/loss")
+
+
+def main() -> None:
+    """Console script."""
+    run_script(_app, name="rlhf-train", config_name="train")
+
+
+if __name__ == "__main__":
+    main()
