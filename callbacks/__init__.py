@@ -1,0 +1,25 @@
+"""Lightning callbacks, one idea each. Import them as ``rlhf_lightning.callbacks``."""
+
+from rlhf_lightning.callbacks.adaptive_kl import AdaptiveKLController
+from rlhf_lightning.callbacks.collapse_alarm import CollapseAlarm
+from rlhf_lightning.callbacks.huggingface_export import HuggingFaceExport
+from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint, newest_checkpoint
+from rlhf_lightning.callbacks.kl_early_stop import KLEarlyStop
+from rlhf_lightning.callbacks.policy_ema import PolicyEMA
+from rlhf_lightning.callbacks.progress_bar import TrainingProgressBar
+from rlhf_lightning.callbacks.rollout_metrics import RolloutMetrics, rollout_metrics
+from rlhf_lightning.callbacks.sample_table import SampleTable
+
+__all__ = [
+    "AdaptiveKLController",
+    "CollapseAlarm",
+    "HuggingFaceExport",
+    "IterationCheckpoint",
+    "KLEarlyStop",
+    "PolicyEMA",
+    "RolloutMetrics",
+    "SampleTable",
+    "TrainingProgressBar",
+    "newest_checkpoint",
+    "rollout_metrics",
+]

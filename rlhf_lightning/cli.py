@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,25 +13,53 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.errors import UserError
 
-ASKED_FOR_TRACEBACK = "HYDRA_FULL_ERROR"
+TRACEBACK = "HYDRA_FULL_ERROR"
+MENDABLE = (HydraException, OmegaConfBaseException, UserError)
+
+_failures: list[Exception] = []
 
 
-def run_script(app: Callable[[], Any], *, name: str, config_name: str) -> None:
+def reported(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Keep a task's mendable error for :func:`run_script`, which prints it as one line; Hydra would add its own."""
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except MENDABLE as error:
+            _failures.append(error)
+            return None
+
+    return run
+
+
+def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: str) -> None:
     """Run a Hydra application; what a user can mend becomes one line on standard error and exit code 1.
 
     ``HYDRA_FULL_ERROR=1`` asks for the whole traceback. Errors that are no user's fault keep theirs.
+
+    Args:
+        app: the function that ``hydra.main`` decorates, its task wrapped in :func:`reported`.
+        name: of the script.
+        config_name: of its primary config.
+        example: a choice without which the config does not compose; ``--help`` shows it.
     """
-    asked = os.environ.get(ASKED_FOR_TRACEBACK) == "1"
-    # With this set, Hydra hands its errors on instead of printing them over several lines.
-    os.environ[ASKED_FOR_TRACEBACK] = "1"
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
+        sys.argv.append(example)
+    asked = os.environ.get(TRACEBACK) == "1"
+    os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
+    _failures.clear()
     try:
         app()
-    except (HydraException, OmegaConfBaseException, UserError) as error:
+        if _failures:
+            raise _failures[0]
+    except MENDABLE as error:
         reason = user_reason(error, config_name)
         if asked or reason is None:
             raise
@@ -40,22 +70,41 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str) -> None:
         sys.exit(130)
     finally:
         if not asked:
-            os.environ.pop(ASKED_FOR_TRACEBACK, None)
+            os.environ.pop(TRACEBACK, None)
+
+
+def require_values(config: DictConfig, prefix: str = "") -> None:
+    """Refuse a config in which a mandatory value is missing.
+
+    Raises:
+        UserError: names the first such key.
+    """
+    for key in _missing(OmegaConf.to_container(config, resolve=False), prefix):
+        raise UserError(f"{key} is needed and has no default; give it as {key}=...")
+
+
+def _missing(node: Any, prefix: str) -> Iterator[str]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if value == "???":
+            yield f"{prefix}{key}"
+        yield from _missing(value, f"{prefix}{key}.")
 
 
 def user_reason(error: BaseException, config_name: str) -> str | None:
     """The error as one line, or ``None`` if it is a bug rather than a mistake in the input."""
-    chain = list(_causes(error))
-    for cause in chain:
+    for cause in _causes(error):
         if isinstance(cause, UserError):
-            return " ".join(str(cause).split())
-    for cause in reversed(chain):
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{getattr(cause, 'full_key', None) or cause}: a value is needed; give it as key=value"
-        if isinstance(cause, ConfigKeyError) and getattr(cause, "full_key", None):
-            return _unknown_key(str(cause.full_key), config_name)
-    if type(error).__name__ == "InstantiationException":
-        return None if error.__cause__ is not None else " ".join(str(error).split())
+            return _one_line(cause)
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):
+        return _unknown_key(unknown.group(1), config_name)
+    if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        return None
+    return _one_line(error).split(" Config search path:")[0]
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -68,25 +117,23 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_key(key: str, config_name: str) -> str:
     nearest = difflib.get_close_matches(key, _known_keys(config_name), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else "list the keys with --cfg job"
-    return f"no such key: {key}; {hint} (a new key is added with +{key}=...)"
+    return f"no such key: {key}; {hint} (+{key}=... adds a new one)"
 
 
 def _known_keys(config_name: str) -> list[str]:
-    """Every key of the config that the command line chose, without the values that it sets."""
-    groups = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-") and "." not in a.split("=", 1)[0]]
+    """Every key of the config that the command line's choices of stage or experiment give."""
+    choices = [argument for argument in sys.argv[1:] if argument.split("=")[0] in ("stage", "experiment", "labeler")]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
-            config = compose(config_name, overrides=[g for g in groups if g.split("=")[0] in ("stage", "experiment")])
-    except (HydraException, OmegaConfBaseException):
+            config = compose(config_name, overrides=choices)
+    except MENDABLE:
         return []
-    return list(_paths(config, ""))
+    return list(_paths(OmegaConf.to_container(config, resolve=False), ""))
 
 
-def _paths(config: Any, prefix: str) -> Iterator[str]:
-    if not isinstance(config, DictConfig) or config._is_none() or config._is_missing() or config._is_interpolation():
-        return
-    for key in config:
-        path = f"{prefix}{key}"
-        yield path
-        yield from _paths(config._get_node(key), f"{path}.")
+def _paths(node: Any, prefix: str) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _paths(value, f"{prefix}{key}.")

@@ -7,20 +7,18 @@ from typing import Any
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rlhf_lightning.cli import run_script
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.train import quieten
 
 log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="collect")
+@reported
 def _app(config: DictConfig) -> Any:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    require_values(config)
     quieten()
     summary = instantiate(config.collect, out=config.out)
     log.info("%s", ", ".join(f"{name}: {value}" for name, value in summary.items()))
@@ -28,7 +26,7 @@ def _app(config: DictConfig) -> Any:
 
 def main() -> None:
     """Console script."""
-    run_script(_app, name="rlhf-collect", config_name="collect")
+    run_script(_app, name="rlhf-collect", config_name="collect", example="labeler=vader")
 
 
 if __name__ == "__main__":

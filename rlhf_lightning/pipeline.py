@@ -15,9 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from rlhf_lightning.cli import run_script
-from rlhf_lightning.errors import UserError
-from rlhf_lightning.evaluation import print_table, write_report
+from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.evaluation.report import print_table, write_report
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash
 from rlhf_lightning.train import quieten, train_stage
 
@@ -40,7 +39,7 @@ def run_pipeline(config: DictConfig) -> Path:
     seconds: dict[str, float] = {}
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
-    check(config)
+    require_values(config)
     for name in config.steps:
         if config.steps[name] is None:
             continue
@@ -68,16 +67,6 @@ def run_pipeline(config: DictConfig) -> Path:
     write_report(report, run_dir, curves=curves)
     print_table(report, run_dir)
     return run_dir / "report.md"
-
-
-def check(config: DictConfig) -> None:
-    """Missing values, before the first step runs."""
-    for name, step in config.steps.items():
-        if step is not None and OmegaConf.missing_keys(step):
-            key = sorted(OmegaConf.missing_keys(step))[0]
-            raise UserError(f"steps.{name}.{key} is needed; give it as steps.{name}.{key}=... or in the experiment")
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{key} is needed; give it as {key}=...")
 
 
 def step_folder(config: DictConfig, name: str) -> Path:
@@ -122,6 +111,7 @@ def _shown(metrics: dict[str, Any]) -> str:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="pipeline")
+@reported
 def _app(config: DictConfig) -> Any:
     quieten()
     run_pipeline(config)
@@ -129,7 +119,7 @@ def _app(config: DictConfig) -> Any:
 
 def main() -> None:
     """Console script."""
-    run_script(_app, name="rlhf-pipeline", config_name="pipeline")
+    run_script(_app, name="rlhf-pipeline", config_name="pipeline", example="experiment=quickstart")
 
 
 if __name__ == "__main__":

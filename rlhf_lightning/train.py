@@ -12,7 +12,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lightning.cli import run_script
+from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules.checkpoints import newest_checkpoint
 
@@ -27,9 +27,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     Raises:
         UserError: anything that can be known to fail, before training starts.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} is needed; give it as {missing[0]}=...")
+    require_values(config)
     quieten()
     run_dir = Path(config.run_dir)
     checkpoint = resume_from(config.resume, run_dir)
@@ -38,8 +36,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
     data = instantiate(config.data)
     module = instantiate(config.module)
-    callbacks = [instantiate(node) for node in config.callbacks.values() if node is not None]
-    loggers = [instantiate(node) for node in config.logger.values() if node is not None]
+    callbacks = [instantiate(node) for node in (config.get("callbacks") or {}).values() if node is not None]
+    loggers = [instantiate(node) for node in (config.get("logger") or {}).values() if node is not None]
     if not config.trainer.enable_progress_bar:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
@@ -83,6 +81,7 @@ def quieten() -> None:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="train")
+@reported
 def _app(config: DictConfig) -> Any:
     if "steps" in config:
         raise UserError("this experiment describes a whole pipeline; run it with rlhf-pipeline")
@@ -95,7 +94,7 @@ def _app(config: DictConfig) -> Any:
 
 def main() -> None:
     """Console script."""
-    run_script(_app, name="rlhf-train", config_name="train")
+    run_script(_app, name="rlhf-train", config_name="train", example="stage=ppo")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class ScoreLabeler:
         name: the "labeler" of the rows.
 
     Errors:
-        UserError: a negative ``tie``, or a score function that gives another number of scores than it got responses.
+        UserError: a negative ``tie``, a score that is not a number, or another number of scores than responses.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class ScoreLabeler:
             raise UserError(
                 f"The score {self.name} gave {len(scores)} scores for {len(flat)} responses: one each is needed"
             )
+        for response, score in zip(flat, scores, strict=True):
+            if math.isnan(score):
+                raise UserError(
+                    f"The score {self.name} gave nan for the response {response!r}: it cannot be ranked"
+                )
         labels = []
         for texts in responses:
             own, scores = scores[: len(texts)], scores[len(texts) :]

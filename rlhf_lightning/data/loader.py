@@ -109,7 +109,7 @@ def stream_loader(
 ) -> StreamLoader:
     """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise."""
     overfit = getattr(trainer, "overfit_batches", 0)  # set without a declaration, hence getattr
-    if train and overfit:
+    if overfit:
         raise UserError(
             f"trainer.overfit_batches={overfit} would replace the sampler that makes runs resumable: "
             "set it to 0 and use trainer.limit_train_batches or a smaller file"

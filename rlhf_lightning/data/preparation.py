@@ -86,7 +86,7 @@ def keep_short(
         return rows, 0
     if overlong == "error":
         raise UserError(
-            f"{source.path}, row {long[0] + 1}: {what} have {lengths[long[0]]} tokens and the limit is {limit}: "
+            f"{source.path}, row {long[0] + 1}: {what} have length {lengths[long[0]]} and the limit is {limit}: "
             f"set data.overlong=drop or raise data.{key}"
         )
     if len(long) == len(lengths):

@@ -61,12 +61,12 @@ def read_comparison(row: Mapping[str, Any], place: str) -> Comparison:
         what = "neither ranks nor pairs" if ranks is None else "both ranks and pairs"
         raise UserError(f"{place}: {what} beside the responses: give one of them")
     if pairs is not None:
-        if not all(_is_pair(pair, k) for pair in pairs):
+        if not isinstance(pairs, list) or not all(_is_pair(pair, k) for pair in pairs):
             raise UserError(
                 f"{place}: every pair must be two different indices [better, worse] from 0 to {k - 1}: mend the row"
             )
         return Comparison(responses, [(pair[0], pair[1]) for pair in pairs], finished, 0)
-    if len(ranks) != k or not all(_is_number(rank) for rank in ranks):
+    if not isinstance(ranks, list) or len(ranks) != k or not all(_is_number(rank) for rank in ranks):
         raise UserError(f"{place}: ranks must be {k} numbers, one per response, not {ranks}: mend the row")
     decided = pairs_from_ranks(ranks)
     return Comparison(responses, decided, finished, k * (k - 1) // 2 - len(decided))

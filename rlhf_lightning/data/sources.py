@@ -8,7 +8,9 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -130,12 +132,18 @@ def _load(path: Path, sample_by: str) -> Source:
 
 def _load_cached(path: Path, builder: str, options: dict[str, Any]) -> Source:
     import datasets
+    import pyarrow as pa
     from datasets.exceptions import DatasetGenerationError
 
     # `datasets` tells files apart by path and modification time, which a copy or a checkout can leave unchanged:
     # a cache folder of its own for every content makes a stale hit impossible.
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}: change its permissions or its place"
+        ) from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "rlhf_lightning" / digest[:20]
     try:
         with quiet_datasets(path.stat().st_size):
@@ -146,10 +154,14 @@ def _load_cached(path: Path, builder: str, options: dict[str, Any]) -> Source:
         raise UserError(
             f"{error.filename} cannot be written: set HF_DATASETS_CACHE to a folder for the prepared data"
         ) from error
-    except (DatasetGenerationError, StopIteration, ValueError) as error:
+    except (DatasetGenerationError, StopIteration, ValueError, OSError, EOFError, zlib.error) as error:
         raise UserError(_diagnosis(path, builder, error)) from error
     if len(rows) == 0 or not rows.column_names:
         raise UserError(f"{path} has no rows: an empty dataset cannot be used")
+    try:
+        rows.data.validate(full=True)  # the JSON reader of pyarrow lets through bytes that are no UTF-8
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not UTF-8 text ({_one_line(error)}): convert it") from error
     return Source(str(path), rows, digest)
 
 
@@ -160,7 +172,7 @@ def _csv_options(path: Path) -> dict[str, Any]:
     try:
         with _open_text(path) as file:
             header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {_one_line(error)}") from error
     return (
         {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
@@ -184,10 +196,11 @@ def _require_text(source: Source, field: str) -> None:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         index = pc.index(blank, True).as_py()
-        if index < 0:
-            return
-    else:
-        index = next((i for i, value in enumerate(source.rows[field]) if not isinstance(value, str)), 0)
+    else:  # mixed types: look at the rows one by one
+        values = enumerate(source.rows[field])
+        index = next((i for i, value in values if not isinstance(value, str) or not value.strip()), -1)
+    if index < 0:
+        return
     value = source.rows[index][field]
     if value is None:
         present = [name for name, entry in source.rows[index].items() if entry is not None]
@@ -205,7 +218,8 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
         return f"{path} is not a readable parquet file: {_one_line(error.__cause__ or error)}"
     try:
         with _open_text(path) as file:
-            if not any(line.strip() for line in file):
+            lines = list(islice((line.strip() for line in file if line.strip()), 2))
+            if len(lines) < (2 if builder == "csv" else 1) or lines == ["[]"]:  # a CSV file has a header
                 return f"{path} has no rows: an empty dataset cannot be used"
         if ".jsonl" in path.suffixes:
             with _open_text(path) as file:
@@ -216,7 +230,7 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
                         )
     except json.JSONDecodeError as fault:
         return f"{path}, row {number}: not valid JSON ({fault.msg} at column {fault.colno}): mend or remove the row"
-    except (OSError, EOFError, UnicodeDecodeError) as fault:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as fault:
         return f"{path} cannot be read: {_one_line(fault)}: write it anew as UTF-8 text"
     return f"{path} cannot be read as {builder}: {_one_line(error.__cause__ or error)}"
 

@@ -35,11 +35,9 @@ def text_batches(
     """
     if max_tokens is not None and max_tokens < block_size:
         raise UserError(f"max_tokens={max_tokens} is less than one block of {block_size} tokens: raise it")
-    blocks = load_blocks(
-        file, encoder=encoder, block_size=block_size, document_eos=document_eos, sample_by=sample_by
-    )
+    blocks = load_blocks(file, encoder=encoder, block_size=block_size, document_eos=document_eos, sample_by=sample_by)
     count = len(blocks) if max_tokens is None else min(len(blocks), max_tokens // block_size)
-    rows = [blocks[index * len(blocks) // count] for index in range(count)]
+    rows = blocks.__getitems__([index * len(blocks) // count for index in range(count)])
     return [
         collate_tokens(rows[start : start + batch_size], pad_id=encoder.pad_token_id)
         for start in range(0, count, batch_size)

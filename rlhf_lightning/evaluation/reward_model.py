@@ -126,8 +126,8 @@ def calibration_table(scores: Scores, pairs: Pairs, *, bins: int = 10) -> list[d
 def _second_opinions(
     name: str,
     labeler: Labeler,
-    rows: list[dict[str, Any]],
-    responses: list[list[str]],
+    rows: Sequence[Mapping[str, Any]],
+    responses: Sequence[Sequence[str]],
     scores: Scores,
     pairs: Pairs,
 ) -> dict[str, float | None]:

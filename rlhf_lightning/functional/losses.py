@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_lightning.functional.masking import masked_mean
+from rlhf_lightning.functional.masking import masked_mean, valid_or_zero
 
 
 def cross_entropy(logprobs: Tensor, mask: Tensor, *, count: Tensor | None = None) -> Tensor:
@@ -75,8 +75,8 @@ def clipped_policy_loss(
         The loss, and the share of tokens whose clipped branch is the larger, over the same ``count``.
     """
     # An unread slot may hold anything; a zero log-ratio there keeps exp and its gradient finite.
-    log_ratio = torch.where(mask, logprobs - old_logprobs, logprobs.new_zeros(()))
-    advantages = torch.where(mask, advantages, advantages.new_zeros(()))
+    log_ratio = valid_or_zero(logprobs - old_logprobs, mask)
+    advantages = valid_or_zero(advantages, mask)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -100,7 +100,7 @@ def clipped_value_loss(
         clip: ε_v; ``None`` leaves the plain squared error.
         count: number of valid tokens of the global minibatch.
     """
-    values, old_values, returns = (torch.where(mask, x, x.new_zeros(())) for x in (values, old_values, returns))
+    values, old_values, returns = (valid_or_zero(x, mask) for x in (values, old_values, returns))
     error = (values - returns).square()
     if clip is not None:
         near = torch.clamp(values, old_values - clip, old_values + clip)

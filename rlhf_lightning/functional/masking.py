@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 
-def _check(values: Tensor, mask: Tensor) -> None:
+def valid_or_zero(values: Tensor, mask: Tensor) -> Tensor:
+    """The valid entries, 0 elsewhere. It stands before any arithmetic whose derivative would carry a NaN further."""
     if values.shape != mask.shape:
         raise ValueError(f"values of shape {tuple(values.shape)} need a mask of that shape, got {tuple(mask.shape)}")
     if mask.dtype != torch.bool:
         raise ValueError(f"a mask is boolean, got {mask.dtype}")
+    return torch.where(mask, values, values.new_zeros(()))
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
@@ -23,8 +25,7 @@ def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     Shapes:
         values, mask: the same, any; the result drops ``dim`` (or is a scalar).
     """
-    _check(values, mask)
-    kept = torch.where(mask, values, values.new_zeros(()))
+    kept = valid_or_zero(values, mask)
     return kept.sum() if dim is None else kept.sum(dim)
 
 
@@ -56,14 +57,16 @@ def masked_whiten(
         moments: (μ, σ²) over all ranks; by default those of ``values``. The variance is the biased one (1/n).
     """
     mean, variance = masked_moments(values, mask) if moments is None else moments
+    values = valid_or_zero(values, mask)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     if not shift_mean:
         whitened = whitened + mean
-    return torch.where(mask, whitened, whitened.new_zeros(()))
+    return valid_or_zero(whitened, mask)
 
 
 def masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of the valid entries, both scalars."""
+    values = valid_or_zero(values, mask)
     mean = masked_mean(values, mask)
     return mean, masked_mean((values - mean).square(), mask)
 

@@ -2,9 +2,10 @@
 
 from rlhf_lightning.models.export import save_model_folder, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
-from rlhf_lightning.models.generation import Generation, generate, generation_mode
+from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
+from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum
 
 __all__ = [

@@ -6,11 +6,13 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.quiet import quiet_transformers
 
 
 def save_model_folder(model: nn.Module, encoder: Encoder, folder: str | Path) -> Path:
@@ -29,8 +31,9 @@ def save_model_folder(model: nn.Module, encoder: Encoder, folder: str | Path) ->
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    plain.config.pad_token_id = encoder.pad_token_id  # type: ignore[union-attr]
-    plain.save_pretrained(partial)  # type: ignore[operator]
+    _name_special_tokens(plain, encoder)
+    with quiet_transformers():
+        plain.save_pretrained(partial)  # type: ignore[operator]
     encoder.save(partial)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
@@ -41,6 +44,23 @@ def save_model_folder(model: nn.Module, encoder: Encoder, folder: str | Path) ->
     else:
         os.replace(partial, folder)
     return folder
+
+
+def _name_special_tokens(model: nn.Module, encoder: Encoder) -> None:
+    """Tell plain transformers where a response ends and what padding is.
+
+    Padding that is EOS stays unnamed in the configuration: a sequence classifier would take a final EOS for padding
+    and score the token before it, and an embedding never trains the token that is named padding.
+    """
+    config: Any = model.config
+    config.pad_token_id = None if encoder.pad_token_id == encoder.eos_token_id else encoder.pad_token_id
+    for settings in (config, getattr(model, "generation_config", None)):
+        if settings is not None and encoder.eos_token_id not in _as_list(settings.eos_token_id):
+            settings.eos_token_id = encoder.eos_token_id
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.functional import head_logprobs
+from rlhf_lightning.models.context import check_context
+from rlhf_lightning.models.modes import generation_mode
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -20,7 +22,11 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
 
     Shapes:
         input_ids: [b, s]; attention_mask: [b, s], bool, or ``None`` for right padding. Result: [b, s, d].
+
+    Raises:
+        UserError: rows longer than the model's context.
     """
+    check_context(model, input_ids.shape[1])
     backbone: nn.Module = model.base_model  # type: ignore[assignment]
     accepted = inspect.signature(backbone.forward).parameters
     arguments: dict[str, Any] = {"input_ids": input_ids}
@@ -90,16 +96,10 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         logits: Tensor = projection(hidden)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            device = next(model.parameters()).device
-            probe = torch.arange(4, device=device).unsqueeze(0)
-            expected = model(input_ids=probe).logits.float()
-            found = head(hidden_states(model, probe)).float()
-    finally:
-        model.train(was_training)
+    with generation_mode(model):
+        probe = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0)
+        expected = model(input_ids=probe).logits.float()
+        found = head(hidden_states(model, probe)).float()
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 5e-2
     if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):
         raise ValueError(

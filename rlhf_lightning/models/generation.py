@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+from rlhf_lightning.models.context import check_context
+from rlhf_lightning.models.modes import generation_mode
 
 
 class Generation(NamedTuple):
@@ -18,26 +19,6 @@ class Generation(NamedTuple):
     response_ids: Tensor
     lengths: Tensor
     finished: Tensor
-
-
-@contextlib.contextmanager
-def generation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients and without activation checkpointing (which would switch the KV cache
-    off); everything is put back afterwards, also after an exception."""
-    was_training = model.training
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    model.eval()
-    if checkpointing:
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if checkpointing:
-            model.gradient_checkpointing_enable(  # type: ignore[operator]
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-        model.train(was_training)
 
 
 def generate(
@@ -67,9 +48,13 @@ def generate(
         greedy: take the likeliest token instead of a sample.
         generator: source of randomness; results depend on it alone.
         batch_size: prompts decoded together; all by default.
+
+    Raises:
+        UserError: a prompt and its response could be longer than the model's context.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    check_context(model, int(lengths.max()) + max_new_tokens)
     count = input_ids.shape[0]
     response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
     with generation_mode(model):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,10 +16,10 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging as hf_logging
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.quiet import quiet_transformers
 
 Init = Literal["pretrained", "random"]
 Head = Literal["pretrained", "new"]
@@ -48,14 +49,17 @@ def load_causal_lm(
     """
     config = _config(name, revision, trust_remote_code, dropout)
     options = _options(dtype, attn_implementation, trust_remote_code)
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel
     if init == "random":
-        return AutoModelForCausalLM.from_config(config, **options)
+        model = auto.from_config(config, **options)
+        return model
     if init != "pretrained":
         raise UserError(f"model.init={init!r} is neither 'pretrained' nor 'random'")
-    with _naming(name), _quiet():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, config=config, revision=revision, output_loading_info=True, **options
-        )
+    with _naming(name), quiet_transformers():
+        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
+    if any(key.startswith("score.") for key in info["unexpected_keys"]):
+        raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
     _refuse_missing(name, info["missing_keys"])
     return model
 
@@ -85,10 +89,9 @@ def load_scalar_model(
     config = _config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
     options = _options(dtype, attn_implementation, trust_remote_code)
-    with _naming(name), _quiet():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, revision=revision, output_loading_info=True, **options
-        )
+    auto: Any = AutoModelForSequenceClassification
+    with _naming(name), quiet_transformers():
+        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
     missing = list(info["missing_keys"])
     scalar = ScalarModel(model)
     if head == "new":
@@ -109,10 +112,13 @@ def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: f
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(f"model.name={name}: the folder holds no config.json; give the folder of a transformers model")
     with _naming(name):
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
     if dropout is not None:
         for key, value in config.to_dict().items():
-            if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float | int):
+            named = "dropout" in key or key.endswith("pdrop")
+            if named and isinstance(value, float | int) and not isinstance(value, bool):
                 setattr(config, key, float(dropout))
     return config
 
@@ -141,22 +147,10 @@ def _naming(name: str) -> Iterator[None]:
     """Errors of transformers, as one line that names the model."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model.name={name} could not be loaded: {reason}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' load report: what is missing is an error here, and a new head is what was asked for."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
+        raise UserError(
+            f"model.name={name} could not be loaded ({reason}); give a local model folder or a hub id"
+        ) from error

@@ -32,6 +32,7 @@ class RewardModelScorer:
         self.batch_size = batch_size
         self.model: ScalarModel = load_scalar_model(name=name, head="pretrained", dtype=dtype)
         self.model.requires_grad_(False).eval()
+        self._compared: tuple[Encoder, bool] | None = None
 
     def to(self, device: torch.device | str) -> RewardModelScorer:
         """Move the model to a device."""
@@ -40,8 +41,9 @@ class RewardModelScorer:
 
     def shares_tokenizer(self, encoder: Encoder) -> bool:
         """Whether ids of ``encoder`` mean the same to this model, the chat template included."""
-        mine, other = self.encoder.tokenizer, encoder.tokenizer
-        return mine.get_vocab() == other.get_vocab() and mine.chat_template == other.chat_template
+        if self._compared is None or self._compared[0] is not encoder:
+            self._compared = encoder, self.encoder.fingerprint() == encoder.fingerprint()
+        return self._compared[1]
 
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None

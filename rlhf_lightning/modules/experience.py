@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from rlhf_lightning.data import Encoder
 from rlhf_lightning.functional import kl_estimate, masked_mean
-from rlhf_lightning.models import ScalarModel, TokenLogprobs
+from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs
 from rlhf_lightning.modules.batching import micro_batches
 from rlhf_lightning.modules.trajectory import Trajectory, response_mask, response_targets, scatter
+
+
+def decode_responses(encoder: Encoder, generation: Generation) -> list[str]:
+    """The responses as text."""
+    rows = zip(generation.response_ids.tolist(), generation.lengths.tolist(), strict=True)
+    return [encoder.decode(ids[:length]) for ids, length in rows]
 
 
 def response_logprobs(logprobs: TokenLogprobs, part: Trajectory) -> tuple[Tensor, Tensor]:
@@ -65,15 +69,3 @@ def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, count
             "ratio": masked_mean((new - old).exp(), mask, count=count),
             "approx_kl": masked_mean(kl_estimate(old, new, estimator="k3"), mask, count=count),
         }
-
-
-def add(sums: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
-    """Add statistics that share a denominator to ``sums``, in place."""
-    for name, value in statistics.items():
-        sums[name] = sums[name] + value if name in sums else value
-
-
-def mean_of(steps: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-    """Mean of each statistic over optimizer steps."""
-    steps = list(steps)
-    return {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}

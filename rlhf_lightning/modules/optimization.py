@@ -61,7 +61,8 @@ def clip_and_step(optimizer: Any, max_grad_norm: float | None) -> Tensor:
         norms.append(nn.utils.clip_grad_norm_(parameters, limit))
     optimizer.step()
     optimizer.zero_grad()
-    return torch.stack(norms).norm()
+    total: Tensor = torch.stack(norms).norm()
+    return total
 
 
 def _by_role(optimizer: Any) -> Iterator[list[nn.Parameter]]:

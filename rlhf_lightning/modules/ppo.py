@@ -9,26 +9,15 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
-from rlhf_lightning.functional import (
-    clipped_policy_loss,
-    clipped_value_loss,
-    cross_entropy,
-    generalized_advantage_estimation,
-    kl_estimate,
-    masked_sum,
-    masked_whiten,
-    missing_eos_scores,
-    per_token_rewards,
-)
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
-from rlhf_lightning.modules.batching import micro_batches, token_rows
+from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.experience import (
-    add,
+    decode_responses,
     evaluate_responses,
-    mean_of,
     ratio_statistics,
     response_logprobs,
     response_values,
@@ -36,19 +25,13 @@ from rlhf_lightning.modules.experience import (
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     adamw,
-    clip_and_step,
     lr_scheduler,
     parameter_groups,
     require_one_process,
 )
-from rlhf_lightning.modules.ppo_checks import (
-    check_batch_sizes,
-    check_reference_is_policy,
-    check_scores,
-    check_settings,
-)
 from rlhf_lightning.modules.ppo_state import frozen_copy, restore_state, save_state
-from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask
+from rlhf_lightning.modules.ppo_update import update
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin, join
 
 
 class PPOModule(L.LightningModule):
@@ -127,39 +110,37 @@ class PPOModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer"])
-        check_settings(self.hparams)
-        self._factories = {"policy": policy, "value": value, "reference": reference}
+        checks.check_settings(self.hparams)
+        self._factories = policy, value, reference
         self._optimizer_factory = optimizer or adamw
-        self.reward = reward
+        self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
+        self.reward: Any = reward
         self.encoder = encoder
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
-        self.kl_coef = kl_coef
-        self.kl_estimator: KLEstimator = kl_estimator
-        self.gamma = gamma
-        self.lam = lam
-        self.clip = clip
-        self.value_clip = value_clip
-        self.value_coef = value_coef
-        self.ptx_coef = ptx_coef
-        self.minibatch_size = minibatch_size
-        self.micro_batch_size = micro_batch_size
-        self.epochs = epochs
-        self.target_kl = target_kl
-        self.max_grad_norm = max_grad_norm
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
+        self.gamma, self.lam = gamma, lam
+        self.clip, self.value_clip = clip, value_clip
+        self.value_coef, self.ptx_coef = value_coef, ptx_coef
+        self.whiten_advantages, self.whiten_rewards = whiten_advantages, whiten_rewards
+        self.missing_eos, self.missing_eos_penalty = missing_eos, missing_eos_penalty
+        self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
+        self.epochs, self.target_kl = epochs, target_kl
+        self.warmup_iterations, self.schedule_floor = warmup_iterations, schedule_floor
+        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
+        self.check_reference, self.seed = check_reference, seed
         self.iterations = 0
-        self._generator: torch.Generator | None = None
-        self._saved_random_state: Tensor | None = None
-        self.policy: nn.Module | None = None
+        self.generator: torch.Generator | None = None
+        self.saved_random_state: Tensor | None = None
+        self.policy: Any = None
         self.value: ScalarModel | None = None
-        self.reference: nn.Module | None = None
+        self.reference: Any = None
 
     def configure_model(self) -> None:
         """Make the roles, once: policy and value to train, reference frozen."""
         if self.policy is not None:
             return
-        make_value, make_reference = self._factories["value"], self._factories["reference"]
-        self.policy = self._factories["policy"]()
+        make_policy, make_value, make_reference = self._factories
+        self.policy = make_policy()
         self.policy.requires_grad_(True)
         self.reference = frozen_copy(self.policy if make_reference is None else make_reference())
         self.value = None if make_value is None else make_value().requires_grad_(True)
@@ -170,11 +151,7 @@ class PPOModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is trained."""
         require_one_process(self.trainer.world_size)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        episodes = getattr(data, "rollout_batch_size", None)
-        if episodes is not None:
-            text_rows = episodes * data.ptx_ratio if getattr(data, "text", None) else None
-            check_batch_sizes(episodes=episodes, minibatch_size=self.minibatch_size, text_rows=text_rows)
+        checks.check_data(getattr(self.trainer, "datamodule", None), minibatch_size=self.minibatch_size)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Trained roles follow ``mode``; frozen ones stay in evaluation mode, also after a validation."""
@@ -186,11 +163,11 @@ class PPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer with named groups; the schedule is stepped once an iteration."""
-        roles = {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
-        rates = {"policy": self.hparams["learning_rate"], "value": self.hparams["value_learning_rate"]}
-        optimizer = self._optimizer_factory(parameter_groups(roles, rates, self.hparams["weight_decay"]))
-        warmup, floor = self.hparams["warmup_iterations"], self.hparams["schedule_floor"]
-        scheduler = lr_scheduler(optimizer, schedule="constant", total=0, warmup=warmup, floor=floor)
+        roles: dict[str, nn.Module] = {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
+        optimizer = self._optimizer_factory(parameter_groups(roles, self._learning_rates, self.weight_decay))
+        scheduler = lr_scheduler(
+            optimizer, schedule="constant", total=0, warmup=self.warmup_iterations, floor=self.schedule_floor
+        )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_fit_start(self) -> None:
@@ -198,20 +175,20 @@ class PPOModule(L.LightningModule):
         self.train()
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
-        self._generator = torch.Generator(self.device).manual_seed(self.hparams["seed"])
-        if self._saved_random_state is not None:
-            self._generator.set_state(self._saved_random_state)
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        if self.saved_random_state is not None:
+            self.generator.set_state(self.saved_random_state)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""
         prompts: PromptBatch = batch["prompts"]
-        generation = self.rollout(prompts, self._generator)
+        generation = self.rollout(prompts, self.generator)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
-        if self.iterations == 0 and self.hparams["check_reference"]:
-            check_reference_is_policy(trajectory)
+        if self.iterations == 0 and self.check_reference:
+            checks.check_reference_is_policy(trajectory)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
-        updates = self.update(trajectory, batch.get("text"))
+        updates = update(self, trajectory, batch.get("text"))
         self.iterations += 1
         self.log("rollout/score", rollout.scores.mean(), prog_bar=True)
         self.log("rollout/kl", rollout.kl.mean(), prog_bar=True)
@@ -219,7 +196,7 @@ class PPOModule(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in updates.items()})
         return {"rollout": rollout, "trajectory": trajectory, "updates": updates}
 
-    def rollout(self, prompts: PromptBatch, generator: torch.Generator) -> Generation:
+    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
         """Sample one response for each prompt from the policy."""
         return generate(
             self.policy,
@@ -239,94 +216,43 @@ class PPOModule(L.LightningModule):
             ids = join(prompts, generation, self.encoder.pad_token_id)
             scores = self.reward.score_ids(ids, prompts.lengths + generation.lengths)
         else:
-            scores = self.reward(prompts.prompts, self.responses(generation))
-        return check_scores(scores, len(prompts.prompts), self.device)
-
-    def responses(self, generation: Generation) -> list[str]:
-        """The responses as text."""
-        rows = zip(generation.response_ids.tolist(), generation.lengths.tolist(), strict=True)
-        return [self.encoder.decode(ids[:length]) for ids, length in rows]
+            scores = self.reward(prompts.prompts, decode_responses(self.encoder, generation))
+        return checks.check_scores(scores, len(prompts.prompts), self.device)
 
     @torch.no_grad()
     def evaluate(self, prompts: PromptBatch, generation: Generation, scores: Tensor) -> tuple[Rollout, Trajectory]:
         """Old and reference log-probabilities, values, KL and per-token rewards of the sampled responses."""
-        tokens = response_mask(generation.lengths, generation.response_ids.shape[1])
-        ids = join(prompts, generation, self.encoder.pad_token_id)
-        zeros = [torch.zeros(tokens.shape, device=self.device)] * 7
         trajectory = evaluate_responses(
-            Trajectory(ids, prompts.lengths, generation.lengths, tokens, *zeros),
+            begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,
             micro_batch_size=self.micro_batch_size or self.minibatch_size,
         )
-        kl = kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
-        rule, penalty = self.hparams["missing_eos"], self.hparams["missing_eos_penalty"]
-        scores, kept = missing_eos_scores(scores, generation.finished, rule=rule, penalty=penalty)
+        tokens = trajectory.mask
+        kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
+        scores, kept = F.missing_eos_scores(
+            scores, generation.finished, rule=self.missing_eos, penalty=self.missing_eos_penalty
+        )
         mask = tokens & kept.unsqueeze(1)
-        rewards = per_token_rewards(scores, kl, mask, kl_coef=self.kl_coef)
-        texts = self.responses(generation)
-        rollout = Rollout(prompts.prompts, texts, generation.finished, scores, masked_sum(kl, tokens, 1))
+        rewards = F.per_token_rewards(scores, kl, mask, kl_coef=self.kl_coef)
+        texts = decode_responses(self.encoder, generation)
+        rollout = Rollout(prompts.prompts, texts, generation.finished, scores, F.masked_sum(kl, tokens, 1))
         return rollout, trajectory._replace(mask=mask, rewards=rewards)
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns [b, t] by GAE; whitening comes after the returns are taken."""
-        if self.hparams["whiten_rewards"]:
-            rewards = masked_whiten(rewards, mask, shift_mean=False)
-        advantages, returns = generalized_advantage_estimation(rewards, values, mask, gamma=self.gamma, lam=self.lam)
-        if self.hparams["whiten_advantages"]:
-            advantages = masked_whiten(advantages, mask)
+        if self.whiten_rewards:
+            rewards = F.masked_whiten(rewards, mask, shift_mean=False)
+        advantages, returns = F.generalized_advantage_estimation(rewards, values, mask, gamma=self.gamma, lam=self.lam)
+        if self.whiten_advantages:
+            advantages = F.masked_whiten(advantages, mask)
         return advantages, returns
-
-    def update(self, trajectory: Trajectory, text: TokenBatch | None) -> dict[str, Tensor]:
-        """``epochs`` passes over the episodes, one optimizer step a minibatch; mean statistics of the steps."""
-        steps: list[dict[str, Tensor]] = []
-        episodes = len(trajectory.input_ids)
-        text_rows = None if text is None else len(text.lengths)
-        check_batch_sizes(episodes=episodes, minibatch_size=self.minibatch_size, text_rows=text_rows)
-        for _ in range(self.epochs):
-            epoch: list[dict[str, Tensor]] = []
-            order = torch.randperm(episodes, generator=self._generator, device=self.device)
-            minibatches = torch.split(order, self.minibatch_size)
-            shares = torch.arange(text_rows or 0, device=self.device).view(len(minibatches), -1)
-            for rows, share in zip(minibatches, shares, strict=True):
-                own_text = None if text is None else token_rows(text, share)
-                epoch.append(self.minibatch_step(trajectory.rows(rows), own_text))
-            steps.extend(epoch)
-            if self.should_stop_updates(mean_of(epoch)["approx_kl"]):
-                break
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step()
-        return mean_of(steps)
-
-    def minibatch_step(self, trajectory: Trajectory, text: TokenBatch | None) -> dict[str, Tensor]:
-        """Gradients of the PPO losses and of γ_ptx times the pretraining loss, summed over micro-batches, and one
-        optimizer step. Denominators are those of the whole minibatch."""
-        count = trajectory.mask.sum()
-        sums: dict[str, Tensor] = {}
-        for rows in micro_batches(trajectory.lengths, self.micro_batch_size):
-            part = trajectory.rows(rows)
-            policy_loss, statistics = self.policy_loss(part, count)
-            self.manual_backward(policy_loss)
-            statistics["policy_loss"] = policy_loss.detach()
-            if self.value is not None:
-                value_loss = self.value_loss(part, count)
-                self.manual_backward(self.value_coef * value_loss)
-                statistics["value_loss"] = value_loss.detach()
-            add(sums, statistics)
-        if text is not None:
-            labels = text.loss_mask.sum()
-            for rows in micro_batches(text.lengths, self.micro_batch_size):
-                ptx_loss = self.ptx_loss(token_rows(text, rows), labels)
-                self.manual_backward(self.ptx_coef * ptx_loss)
-                add(sums, {"ptx_loss": ptx_loss.detach()})
-        sums["grad_norm"] = clip_and_step(self.optimizers(), self.max_grad_norm)
-        return sums
 
     def policy_loss(self, part: Trajectory, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped policy loss of a micro-batch over ``count`` tokens, and its statistics over the same count."""
         logprobs, _ = response_logprobs(self._policy_logprobs, part)
-        loss, clip_fraction = clipped_policy_loss(
+        loss, clip_fraction = F.clipped_policy_loss(
             logprobs, part.logprobs, part.advantages, part.mask, clip=self.clip, count=count
         )
         return loss, {"clip_fraction": clip_fraction} | ratio_statistics(logprobs, part.logprobs, part.mask, count)
@@ -334,12 +260,12 @@ class PPOModule(L.LightningModule):
     def value_loss(self, part: Trajectory, count: Tensor) -> Tensor:
         """Clipped value loss of a micro-batch over ``count`` tokens."""
         values = response_values(self.value, part)
-        return clipped_value_loss(values, part.values, part.returns, part.mask, clip=self.value_clip, count=count)
+        return F.clipped_value_loss(values, part.values, part.returns, part.mask, clip=self.value_clip, count=count)
 
     def ptx_loss(self, text: TokenBatch, count: Tensor) -> Tensor:
         """Cross-entropy of pretraining text over ``count`` tokens."""
         logprobs, _ = self._text_logprobs(text.input_ids, text.loss_mask)
-        return cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
+        return F.cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
 
     def should_stop_updates(self, approx_kl: Tensor) -> bool:
         """Whether to leave the remaining passes over this rollout out."""
@@ -347,19 +273,11 @@ class PPOModule(L.LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score and KL on prompts that are not trained on, sampled with randomness of their own."""
-        generator = torch.Generator(self.device).manual_seed(self.hparams["seed"] + batch_idx)
+        generator = torch.Generator(self.device).manual_seed(self.seed + batch_idx)
         generation = self.rollout(batch, generator)
         rollout, _ = self.evaluate(batch, generation, self.score(batch, generation))
         self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=len(batch.prompts))
         self.log("val/kl", rollout.kl.mean(), batch_size=len(batch.prompts))
-
-    def random_state(self) -> Tensor | None:
-        """State of the source of randomness; ``None`` before training."""
-        return self._saved_random_state if self._generator is None else self._generator.get_state()
-
-    def set_random_state(self, state: Tensor | None) -> None:
-        """Go on from a saved state when training starts."""
-        self._saved_random_state = None if state is None else state.cpu()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs, leave out what is frozen."""

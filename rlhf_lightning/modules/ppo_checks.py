@@ -37,6 +37,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
+def check_data(data: Any, *, minibatch_size: int) -> None:
+    """The batch sizes that a data module announces, before any of its data is read."""
+    episodes = getattr(data, "rollout_batch_size", None)
+    if episodes is not None:
+        text_rows = episodes * data.ptx_ratio if getattr(data, "text", None) else None
+        check_batch_sizes(episodes=episodes, minibatch_size=minibatch_size, text_rows=text_rows)
+
+
 def check_batch_sizes(*, episodes: int, minibatch_size: int, text_rows: int | None) -> None:
     """Whole minibatches of episodes, and pretraining text for each of them."""
     if episodes % minibatch_size:

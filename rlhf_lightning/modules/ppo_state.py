@@ -9,6 +9,7 @@ from torch import nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import weights_fingerprint
+from rlhf_lightning.modules.compatibility import check_weights
 
 if TYPE_CHECKING:
     from rlhf_lightning.modules.ppo import PPOModule
@@ -26,13 +27,12 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Add counters, KL coefficient and the state of randomness. Frozen roles are left out: the factories make them
     again, and a fingerprint tells whether they made the same."""
-    assert module.reference is not None
     weights = checkpoint["state_dict"]
     checkpoint["state_dict"] = {key: value for key, value in weights.items() if not key.startswith(FROZEN)}
     checkpoint["ppo"] = {
         "iterations": module.iterations,
         "kl_coef": float(module.kl_coef),
-        "generator": module.random_state(),
+        "generator": module.saved_random_state if module.generator is None else module.generator.get_state(),
         "reference": weights_fingerprint(module.reference),
     }
 
@@ -43,7 +43,6 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     Raises:
         UserError: the checkpoint is not of a PPO run, or of one with another reference or architecture.
     """
-    assert module.reference is not None
     state = checkpoint.get("ppo")
     if state is None:
         raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
@@ -55,6 +54,7 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
         )
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
-    module.set_random_state(state["generator"])
+    module.saved_random_state = None if state["generator"] is None else state["generator"].cpu()
     own = module.state_dict()
     checkpoint["state_dict"] |= {key: value for key, value in own.items() if key.startswith(FROZEN)}
+    check_weights(module, checkpoint["state_dict"])

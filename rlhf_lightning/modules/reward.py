@@ -14,6 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import ScalarModel
 from rlhf_lightning.modules.batching import comparison_rows, longest_per_prompt, micro_batches, pairs_per_prompt
+from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     Schedule,
@@ -72,7 +73,7 @@ class RewardModule(L.LightningModule):
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
-        self.reward_model: ScalarModel | None = None
+        self.reward_model: Any = None
 
     def configure_model(self) -> None:
         """Make the reward model, once."""
@@ -86,7 +87,6 @@ class RewardModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer; the schedule is stepped after each optimizer step."""
-        assert self.reward_model is not None
         groups = parameter_groups({"reward": self.reward_model}, {"reward": self.learning_rate}, self.weight_decay)
         optimizer = self._optimizer_factory(groups)
         scheduler = lr_scheduler(
@@ -104,8 +104,8 @@ class RewardModule(L.LightningModule):
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [n] of right-padded sequences [n, s]."""
-        assert self.reward_model is not None
-        return self.reward_model.score(input_ids, lengths)
+        scores: Tensor = self.reward_model.score(input_ids, lengths)
+        return scores
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> dict[str, Tensor]:
         """One optimizer step over all micro-batches of the batch."""
@@ -119,6 +119,10 @@ class RewardModule(L.LightningModule):
         self.log("train/grad_norm", grad_norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         return {"loss": loss}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model."""
+        check_weights(self, checkpoint["state_dict"])
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Loss over prompts; accuracy over pairs."""
@@ -139,7 +143,6 @@ class RewardModule(L.LightningModule):
         Args:
             demonstrations: an iterable of ``TokenBatch``, prompts with their demonstrated responses.
         """
-        assert self.reward_model is not None
         self.reward_model.eval()
         features = torch.cat(
             [
@@ -148,7 +151,7 @@ class RewardModule(L.LightningModule):
             ]
         )
         head = self.reward_model.head
-        bias = -head(features).double().mean()
+        bias: Tensor = -head(features).double().mean()
         shift = bias * centering_direction(features)
         head.weight += shift.to(head.weight.dtype)
         return bias

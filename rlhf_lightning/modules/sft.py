@@ -14,6 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import TokenLogprobs
 from rlhf_lightning.modules.batching import micro_batches, token_rows
+from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     Schedule,
@@ -71,7 +72,7 @@ class SFTModule(L.LightningModule):
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
-        self.policy: nn.Module | None = None
+        self.policy: Any = None
 
     def configure_model(self) -> None:
         """Make the policy, once."""
@@ -86,7 +87,6 @@ class SFTModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer; the schedule is stepped after each optimizer step."""
-        assert self.policy is not None
         groups = parameter_groups({"policy": self.policy}, {"policy": self.learning_rate}, self.weight_decay)
         optimizer = self._optimizer_factory(groups)
         scheduler = lr_scheduler(
@@ -123,6 +123,10 @@ class SFTModule(L.LightningModule):
         self.log("train/grad_norm", grad_norm)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         return {"loss": total}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model."""
+        check_weights(self, checkpoint["state_dict"])
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Mean loss per token, weighted by tokens over the batches."""

@@ -63,6 +63,13 @@ class Trajectory(NamedTuple):
         return self.prompt_lengths + self.response_lengths
 
 
+def begin(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Trajectory:
+    """A trajectory of tokens alone; all that is computed from them is still 0."""
+    mask = response_mask(generation.lengths, generation.response_ids.shape[1])
+    zeros = [torch.zeros(mask.shape, device=mask.device)] * 7
+    return Trajectory(join(prompts, generation, pad_token_id), prompts.lengths, generation.lengths, mask, *zeros)
+
+
 def join(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Tensor:
     """Prompt and response ids in one right-padded row each, [b, s]. Ids are moved, never tokenised again."""
     lengths = prompts.lengths + generation.lengths

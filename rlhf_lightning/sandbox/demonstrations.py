@@ -16,7 +16,7 @@ MYTH_RATE = 0.11
 RUDE_RATE = 0.07
 BROKEN_RATE = 0.10
 # Share of the prompts whose answer can tell a myth at all (Table 1's shares and the families' weights decide it).
-_FACTUAL_SHARE = 0.40
+_FACTUAL_SHARE = 0.38
 # Labelers differ in how often they are courteous; these are the means.
 OPENER_RATE, CLOSING_RATE = 0.3, 0.25
 # Share of the labelers' answers to harmful requests that refuse.

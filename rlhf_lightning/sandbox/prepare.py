@@ -101,13 +101,17 @@ def _prompts(
 
 
 def _fresh(use_case: str, rng: Random, taken: set[str], seen: set[str], *, heldout: bool) -> tuple[Task, str]:
-    """A prompt of no other file; after some tries one that this file has already is good enough."""
+    """A prompt of no other file; after some tries one that this file has already is good enough.
+
+    The family is drawn once: families with few prompts are not crowded out by those with many.
+    """
+    family = draw_task(use_case, rng).family
     for attempt in range(1000):
-        task = draw_task(use_case, rng, heldout_facts=heldout)
+        task = draw_task(use_case, rng, family=family, heldout_facts=heldout)
         prompt = phrase(task, rng, heldout=heldout)
-        if prompt not in taken and (prompt not in seen or attempt > 20):
+        if prompt not in taken and (prompt not in seen or attempt > 5):
             return task, prompt
-    raise UserError(f"prepare_sandbox: no {use_case} prompt is left: ask for fewer test and held-out prompts")
+    raise UserError(f"prepare_sandbox: no new {family} prompt is left: ask for fewer test and held-out prompts")
 
 
 def _demonstrated(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

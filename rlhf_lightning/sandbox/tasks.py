@@ -221,15 +221,19 @@ FAMILIES: dict[str, tuple[tuple[str, int, Draw], ...]] = {
 }
 
 
-def draw_task(use_case: str, rng: Random, *, heldout_facts: bool = False) -> Task:
-    """A random task of a use case; ``heldout_facts`` lets it ask for facts that are kept for the test."""
-    if use_case in _HARMFUL_USE_CASES:
+def draw_task(use_case: str, rng: Random, *, family: str | None = None, heldout_facts: bool = False) -> Task:
+    """A random task of a use case, or of one of its families (``harm`` is one).
+
+    ``heldout_facts`` lets it ask for facts that are kept for the test.
+    """
+    if family is None and use_case in _HARMFUL_USE_CASES:
         share = HARMFUL_SHARE * sum(USE_CASES.values()) / sum(USE_CASES[u] for u in _HARMFUL_USE_CASES)
-        if rng.random() < share:
-            return Task(use_case, "harm", _harm(rng, heldout_facts))
-    families = FAMILIES[use_case]
-    family, _, draw = rng.choices(families, weights=[weight for _, weight, _ in families])[0]
-    return Task(use_case, family, draw(rng, heldout_facts))
+        family = "harm" if rng.random() < share else None
+    if family == "harm":
+        return Task(use_case, family, _harm(rng, heldout_facts))
+    families = [entry for entry in FAMILIES[use_case] if family in (None, entry[0])]
+    name, _, draw = rng.choices(families, weights=[weight for _, weight, _ in families])[0]
+    return Task(use_case, name, draw(rng, heldout_facts))
 
 
 def use_case_counts(total: int) -> dict[str, int]:

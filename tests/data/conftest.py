@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.data import Encoder
 
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", "user:", "assistant:", *"a b c d e f g h i j".split()]
+WORDS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "user:",
+    "assistant:",
+    *["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"],
+]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"

@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format clean
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+# No model hub is asked for anything: what runs here needs none.
+export HF_HUB_OFFLINE := 1
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready ## Run the whole of InstructGPT on the embedded world (a few minutes) and print who wins
+	$(BIN)/rlhf-pipeline experiment=quickstart run_dir=runs/quickstart
+
+test: .venv/ready ## Run the tests
+	$(BIN)/python -m pytest
+
+check: .venv/ready ## Lint, type-check and test: what CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: .venv/ready ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the virtual environment, runs and caches
+	rm -rf .venv runs outputs multirun build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

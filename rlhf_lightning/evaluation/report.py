@@ -1,0 +1,83 @@
+"""The report of a comparison: report.json, report.md and plots/."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.evaluation import plots
+from rlhf_lightning.evaluation.curves import Curve, read_curves
+from rlhf_lightning.evaluation.learning_curves import learning_curves
+from rlhf_lightning.evaluation.markdown import markdown
+
+log = logging.getLogger(__name__)
+
+
+def write_report(
+    report: Mapping[str, Any], out: str | Path, *, curves: Mapping[str, str | Path | None] | None = None
+) -> Path:
+    """Write ``report.json``, ``report.md`` and ``plots/*.png`` to ``out``; each file is replaced whole.
+
+    Args:
+        report: the result of :func:`~rlhf_lightning.evaluation.evaluate_models`, with ``seconds`` (by stage),
+            ``seed`` and ``versions``.
+        out: the folder; made if it is not there.
+        curves: by stage (``pretrain``, ``sft``, ``reward``, ``ppo``, ``ppo_ptx``) the ``metrics.csv`` of its logger. A
+            file that is missing leaves its curve out.
+
+    Returns:
+        The path of ``report.md``.
+    """
+    out = Path(out)
+    folder = out / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(out / "report.json", json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    found = _read(curves or {})
+    drawings = {
+        "win_rates": plots.win_rates(report),
+        "learning_curves": learning_curves(found),
+        "reward_against_kl": plots.reward_against_kl(report, found),
+        "alignment_tax": plots.alignment_tax(report),
+        "calibration": plots.calibration(report),
+    }
+    drawn = {}
+    for name, drawing in drawings.items():
+        file = folder / f"{name}.png"
+        if drawing is None:
+            file.unlink(missing_ok=True)  # of an earlier report, which had what this one lacks
+        else:
+            plots.save(drawing, file)
+            drawn[name] = f"plots/{file.name}"
+    _replace(out / "report.md", markdown(report, drawn))
+    return out / "report.md"
+
+
+def _read(curves: Mapping[str, str | Path | None]) -> dict[str, dict[str, Curve]]:
+    found = {}
+    for stage, file in curves.items():
+        if file is not None and Path(file).is_file():
+            found[stage] = read_curves(file)
+        else:
+            log.warning("the report has no learning curve of stage %s: %s does not exist", stage, file)
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """The value in JSON's terms: NaN and infinity, which it has no words for, as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,155 @@
+"""Tiny models and a tokenizer that the whole suite shares: small enough to train in milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+# Before transformers and datasets are imported: no test may reach for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.models import ScalarModel, load_scalar_model, save_model_folder
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz.,?!ĠĊ"  # Ġ and Ċ are byte-level BPE's space and newline
+SPECIAL = {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<s>"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny matrices are slower on several threads, and results must not depend on how many there are."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL.values(), *ALPHABET])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """One token for each lower-case letter, space and ``.,?!``; ``</s>`` is 0, ``<pad>`` is 1."""
+    return Encoder(_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def encoder_without_pad() -> Encoder:
+    """The same, but padding is EOS, as in GPT-2 and SmolLM2."""
+    tokenizer = _tokenizer()
+    tokenizer.pad_token = None
+    return Encoder(tokenizer)
+
+
+def _make(architecture: str) -> PreTrainedModel:
+    vocab_size = len(SPECIAL) + len(ALPHABET)
+    torch.manual_seed(1)
+    # A standard deviation of 0.3 instead of 0.02, so that logits differ and mistakes show.
+    if architecture == "llama":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                initializer_range=0.3,
+                eos_token_id=0,
+                pad_token_id=1,
+                bos_token_id=2,
+            )
+        ).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            initializer_range=0.3,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            eos_token_id=0,
+            pad_token_id=1,
+            bos_token_id=2,
+        )
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def _causal_lms() -> dict[str, PreTrainedModel]:
+    return {name: _make(name) for name in ("llama", "gpt2")}
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Rotary and learned positions, one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_causal_lm(_causal_lms: dict[str, PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
+    """The tiny model of an architecture, a fresh copy with the same weights at every call."""
+    return lambda name="llama": copy.deepcopy(_causal_lms[name])
+
+
+@pytest.fixture
+def causal_lm(architecture: str, make_causal_lm: Callable[[str], PreTrainedModel]) -> PreTrainedModel:
+    return make_causal_lm(architecture)
+
+
+@pytest.fixture(scope="session")
+def causal_lm_folders(
+    _causal_lms: dict[str, PreTrainedModel], encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders of the tiny causal language models, ``llama`` and ``gpt2``, with the tokenizer; do not write there."""
+    root = tmp_path_factory.mktemp("causal_lm")
+    return {name: save_model_folder(copy.deepcopy(model), encoder, root / name) for name, model in _causal_lms.items()}
+
+
+@pytest.fixture(scope="session")
+def _scalar_models(causal_lm_folders: dict[str, Path]) -> dict[str, ScalarModel]:
+    return {name: load_scalar_model(name=str(path), head="new") for name, path in causal_lm_folders.items()}
+
+
+@pytest.fixture
+def make_scalar_model(_scalar_models: dict[str, ScalarModel]) -> Callable[[str], ScalarModel]:
+    """A reward or value model on the tiny backbone, a fresh copy with the same weights at every call."""
+    return lambda name="llama": copy.deepcopy(_scalar_models[name])
+
+
+@pytest.fixture(scope="session")
+def reward_model_folders(
+    _scalar_models: dict[str, ScalarModel], encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders of the reward models, ``llama`` and ``gpt2``; do not write there."""
+    root = tmp_path_factory.mktemp("reward_model")
+    return {
+        name: save_model_folder(copy.deepcopy(model), encoder, root / name) for name, model in _scalar_models.items()
+    }

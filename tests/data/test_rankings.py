@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_lightning.data import read_comparison
+from rlhf_lightning.errors import UserError
+
+
+def fails(row: dict[str, Any], *parts: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_comparison({"prompt": "p", **row}, "f.jsonl, row 7")
+    message = str(error.value)
+    assert message.startswith("f.jsonl, row 7: ")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_ranks_give_pairs_and_ties_are_counted() -> None:
+    comparison = read_comparison({"responses": ["a", "b", "c", "d"], "ranks": [2, 1, 2, 3]}, "")
+    assert comparison.responses == ["a", "b", "c", "d"]
+    assert comparison.pairs == [(0, 3), (1, 0), (1, 2), (1, 3), (2, 3)]
+    assert comparison.tied == 1
+    assert comparison.finished == [True] * 4
+
+
+def test_chosen_and_rejected_are_one_pair() -> None:
+    comparison = read_comparison({"chosen": "a", "rejected": "b", "finished": [True, False]}, "")
+    assert comparison.responses == ["a", "b"]
+    assert comparison.pairs == [(0, 1)]
+    assert comparison.finished == [True, False]
+
+
+def test_given_pairs_are_kept_as_they_are() -> None:
+    star = [[2, 0], [2, 1]]
+    comparison = read_comparison({"responses": ["a", "b", "c"], "pairs": star}, "")
+    assert comparison.pairs == [(2, 0), (2, 1)]
+    assert comparison.tied == 0  # an order that is not given is unknown, not a tie
+
+
+def test_absent_columns_may_be_null_as_in_a_file_of_mixed_rows() -> None:
+    row = {"responses": ["a", "b"], "ranks": [1, 2], "pairs": None, "finished": None, "chosen": None}
+    assert read_comparison(row, "").pairs == [(0, 1)]
+
+
+def test_empty_completion_is_a_completion() -> None:
+    assert read_comparison({"responses": ["", "b"], "ranks": [2, 1]}, "").pairs == [(1, 0)]
+
+
+def test_one_completion_cannot_be_compared() -> None:
+    fails({"responses": ["a"], "ranks": [1]}, "K = 1", "at least 2")
+    fails({"responses": [], "ranks": []}, "K = 0")
+
+
+def test_missing_or_contradicting_fields() -> None:
+    fails({"output": "a"}, "no completions; the fields are prompt, output", "chosen and rejected")
+    fails({"chosen": "a"}, "must be text")
+    fails({"chosen": "a", "rejected": None}, "must be text")
+    fails({"responses": ["a", None], "ranks": [1, 2]}, "must be text")
+    fails({"responses": "ab", "ranks": [1, 2]}, "must be text")
+    fails({"responses": ["a", "b"]}, "neither ranks nor pairs")
+    fails({"responses": ["a", "b"], "ranks": [1, 2], "pairs": [[0, 1]]}, "both ranks and pairs")
+
+
+@pytest.mark.parametrize("ranks", [[1], [1, 2, 3], [1, None], [1, "2"], [1, float("nan")], [True, False], 5])
+def test_ranks_must_be_one_number_per_response(ranks: Any) -> None:
+    fails({"responses": ["a", "b"], "ranks": ranks}, "ranks must be 2 numbers")
+
+
+@pytest.mark.parametrize("pairs", [[[0, 2]], [[0, 0]], [[-1, 0]], [[0]], [[0, 1, 1]], [0], [[0, None]], 5])
+def test_pairs_must_be_two_different_indices(pairs: Any) -> None:
+    fails({"responses": ["a", "b"], "pairs": pairs}, "two different indices", "from 0 to 1")
+
+
+@pytest.mark.parametrize("finished", [[True], [True, None], "yes"])
+def test_finished_must_be_one_boolean_per_response(finished: Any) -> None:
+    fails({"responses": ["a", "b"], "ranks": [1, 2], "finished": finished}, "finished must be 2 booleans")

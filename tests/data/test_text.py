@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.data import Encoder, TextDataModule, load_blocks
+from rlhf_lightning.errors import UserError
+
+
+@pytest.fixture
+def documents(write: Callable[..., Path]) -> Path:
+    return write("text.jsonl", {"text": "a b"}, {"text": "c"}, {"text": "d e f"})
+
+
+STREAM = [1, 6, 7, 2, 1, 8, 2, 1, 9, 10, 11, 2]
+
+
+def blocks(path: Path, encoder: Encoder, size: int, **options: bool) -> list[list[int]]:
+    table = load_blocks(path, encoder=encoder, block_size=size, **options)
+    return [row["input_ids"].tolist() for row in table.__getitems__(list(range(len(table))))]
+
+
+def test_documents_are_joined_and_cut_and_the_incomplete_block_is_dropped(
+    documents: Path, encoder: Encoder
+) -> None:
+    assert blocks(documents, encoder, 4) == [STREAM[:4], STREAM[4:8], STREAM[8:]]
+    assert blocks(documents, encoder, 5) == [STREAM[:5], STREAM[5:10]]
+
+
+def test_blocks_cross_files(documents: Path, write: Callable[..., Path], encoder: Encoder) -> None:
+    other = write("other.jsonl", {"text": "j"})
+    table = load_blocks([documents, other], encoder=encoder, block_size=14)
+    assert table.__getitems__([0])[0]["input_ids"].tolist() == [*STREAM, 1, 15]
+
+
+def test_eos_of_documents_can_be_left_out(documents: Path, encoder: Encoder) -> None:
+    assert blocks(documents, encoder, 9, document_eos=False) == [[1, 6, 7, 1, 8, 1, 9, 10, 11]]
+    assert blocks(documents, encoder, 9) == [STREAM[:9]]  # the cache keeps the two apart
+
+
+def test_text_that_fills_no_block_is_an_error(documents: Path, encoder: Encoder) -> None:
+    with pytest.raises(
+        UserError, match=r"12 tokens, which does not fill one block of 13: .*smaller block size"
+    ):
+        load_blocks(documents, encoder=encoder, block_size=13)
+    with pytest.raises(UserError, match="at least 2 tokens"):
+        load_blocks(documents, encoder=encoder, block_size=1)
+
+
+def test_text_file_lines_can_be_documents(tmp_path: Path, encoder: Encoder) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a\nb\n")
+    table = load_blocks(path, encoder=encoder, block_size=6, sample_by="line")
+    assert table.__getitems__([0])[0]["input_ids"].tolist() == [1, 6, 2, 1, 7, 2]
+
+
+def test_pickled_table_maps_the_file_again(documents: Path, encoder: Encoder) -> None:
+    table = load_blocks(documents, encoder=encoder, block_size=4)
+    again = pickle.loads(pickle.dumps(table))
+    assert again.__getitems__([1])[0]["input_ids"].tolist() == STREAM[4:8]
+
+
+def test_batches_label_every_token_but_the_first(documents: Path, encoder: Encoder) -> None:
+    data = TextDataModule(encoder=encoder, train=documents, validation=documents, block_size=4, batch_size=3)
+    (batch,) = data.val_dataloader()
+    assert batch.input_ids.tolist() == [STREAM[:4], STREAM[4:8], STREAM[8:]]
+    assert batch.lengths.tolist() == [4, 4, 4]
+    assert batch.loss_mask.tolist() == [[False, True, True, True]] * 3
+    (trained,) = data.train_dataloader()
+    assert sorted(trained.input_ids.tolist()) == sorted(batch.input_ids.tolist())
+
+
+def test_no_validation_file_no_validation_batches(documents: Path, encoder: Encoder) -> None:
+    assert list(TextDataModule(encoder=encoder, train=documents, block_size=4).val_dataloader()) == []
+
+
+@pytest.mark.shared_data
+def test_real_text_fills_blocks(shared: Path) -> None:
+    encoder = Encoder.from_pretrained(shared / "models" / "stories260k")
+    table = load_blocks(shared / "data/pretrain/tinystories_944k.txt", encoder=encoder, block_size=128)
+    first = table.__getitems__([0])[0]["input_ids"].tolist()
+    assert first[0] == encoder.bos_token_id
+    assert encoder.decode(first).startswith("One day, a little girl named Lily found a needle in her room.")
+    assert len(table) > 3000

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import load_causal_lm, load_scalar_model
+
+
+def _refused(match: str, load: object = load_causal_lm, **arguments: object) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        load(**arguments)  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.fixture
+def folder(causal_lm_folders: dict[str, Path], architecture: str, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(causal_lm_folders[architecture], tmp_path / "model"))
+
+
+def test_dropout_is_set_everywhere_or_left_alone(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    rates = [key for key in config if key.endswith(("dropout", "pdrop"))]
+    assert rates
+    (folder / "config.json").write_text(json.dumps(config | dict.fromkeys(rates, 0.25)))
+    assert {load_causal_lm(name=str(folder)).config.to_dict()[key] for key in rates} == {0.0}
+    assert {load_causal_lm(name=str(folder), dropout=None).config.to_dict()[key] for key in rates} == {0.25}
+    assert {load_scalar_model(name=str(folder), head="new", dropout=0.1).model.config.to_dict()[k] for k in rates} == {
+        0.1
+    }
+
+
+def test_random_weights_need_no_weights_on_disk_and_come_from_the_seed(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    first = load_causal_lm(name=str(folder), init="random").get_input_embeddings().weight
+    torch.manual_seed(0)
+    again = load_causal_lm(name=str(folder), init="random").get_input_embeddings().weight
+    assert torch.equal(first, again)
+    assert first.std() > 0.1
+
+
+def test_dtype(folder: Path) -> None:
+    assert load_causal_lm(name=str(folder), dtype="bfloat16").dtype == torch.bfloat16
+    assert load_scalar_model(name=str(folder), head="new", dtype="bfloat16").head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float33", "nn", "int8 "])
+def test_an_unknown_dtype(folder: Path, dtype: str) -> None:
+    _refused(f"model.dtype='{dtype}'", name=str(folder), dtype=dtype)
+
+
+def test_an_unknown_init_or_head(folder: Path) -> None:
+    _refused("model.init='zeros'", name=str(folder), init="zeros")
+    _refused("head='old'", load_scalar_model, name=str(folder), head="old")
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, load_scalar_model])
+def test_wrong_paths(folder: Path, load: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for name in (str(folder / "elsewhere"), "./runs/sft", "../sft", "~/sft", "runs/today/sft"):
+        _refused(f"model.name={name}: no such folder; give a local", load, name=name)
+    _refused("model.name=no/such-model could not be loaded .*; give a local model folder", load, name="no/such-model")
+    empty = folder / "empty"
+    empty.mkdir()
+    _refused("holds no config.json", load, name=str(empty))
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, load_scalar_model])
+def test_no_weights(folder: Path, load: object) -> None:
+    (folder / "model.safetensors").unlink()
+    _refused("could not be loaded", load, name=str(folder))
+
+
+def test_half_a_weights_file(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    _refused("could not be loaded", name=str(folder))
+
+
+def test_a_weight_that_is_missing(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if "norm" in key or "ln_1" in key)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    _refused("1 weights are missing", name=str(folder))
+    _refused("1 weights are missing", load_scalar_model, name=str(folder), head="new")
+
+
+def test_weights_of_another_architecture(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    width = "hidden_size" if "hidden_size" in config else "n_embd"
+    (folder / "config.json").write_text(json.dumps(config | {width: 64, "head_dim": 16}))
+    _refused("could not be loaded", name=str(folder))
+    other = {"llama": "gpt2", "gpt2": "llama"}[config["model_type"]]
+    (folder / "config.json").write_text(json.dumps({"model_type": other, "vocab_size": 35, "hidden_size": 32}))
+    _refused("weights are missing|could not be loaded", name=str(folder))
+
+
+def test_a_head_that_is_not_there(folder: Path) -> None:
+    _refused(
+        "holds no score head: train a reward model first, or ask for head=new", load_scalar_model, name=str(folder)
+    )
+
+
+def test_a_head_with_two_outputs(folder: Path, tmp_path: Path) -> None:
+    two = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    _refused("could not be loaded", load_scalar_model, name=str(tmp_path / "two"))
+
+
+def test_a_new_head_comes_from_its_seed_and_leaves_global_randomness_alone(folder: Path) -> None:
+    heads = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        heads.append(load_scalar_model(name=str(folder), head="new", seed=seed).head.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_saved_head_comes_back(reward_model_folders: dict[str, Path], architecture: str, make_scalar_model) -> None:
+    loaded = load_scalar_model(name=str(reward_model_folders[architecture]))
+    assert torch.equal(loaded.head.weight, make_scalar_model(architecture).head.weight)
+
+
+def test_a_reward_model_is_no_policy(reward_model_folders: dict[str, Path], architecture: str) -> None:
+    _refused("is a reward model, not a language model", name=str(reward_model_folders[architecture]))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import RewardModelScorer, WeightedSum
+
+PROMPTS = ["name a pet", "hi", "what is up?"]
+RESPONSES = ["a cat", "hello, you there", "the sky"]
+
+
+@pytest.fixture
+def scorer(reward_model_folders: dict[str, Path], architecture: str) -> RewardModelScorer:
+    return RewardModelScorer(name=str(reward_model_folders[architecture]))
+
+
+def test_text_and_ids_give_the_same_scores(scorer: RewardModelScorer, encoder: Encoder) -> None:
+    finished = [True, False, True]
+    rows = [
+        encoder.prompt(p) + encoder.response(r, finished=f)
+        for p, r, f in zip(PROMPTS, RESPONSES, finished, strict=True)
+    ]
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.tensor([row + [9] * (int(lengths.max()) - len(row)) for row in rows])  # any padding
+    by_id = scorer.score_ids(ids, lengths)
+    torch.testing.assert_close(scorer(PROMPTS, RESPONSES, finished), by_id)
+    assert (scorer(PROMPTS, RESPONSES) - by_id).abs()[1] > 1e-4  # an EOS more
+    for row, length, score in zip(rows, lengths, by_id, strict=True):
+        alone = scorer.model.score(torch.tensor([row]), length.view(1))[0]
+        torch.testing.assert_close(alone, score, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_scores_do_not_depend_on_the_batch_size(scorer: RewardModelScorer, batch_size: int) -> None:
+    expected = scorer(PROMPTS, RESPONSES)
+    scorer.batch_size = batch_size
+    torch.testing.assert_close(scorer(PROMPTS, RESPONSES), expected, rtol=0, atol=1e-5)
+
+
+def test_the_model_is_frozen(scorer: RewardModelScorer) -> None:
+    assert not scorer.model.training
+    assert not any(parameter.requires_grad for parameter in scorer.model.parameters())
+    assert not scorer(PROMPTS, RESPONSES).requires_grad
+
+
+def test_a_tokenizer_is_shared_if_it_gives_the_same_ids(
+    scorer: RewardModelScorer, encoder: Encoder, encoder_without_pad: Encoder, tmp_path: Path
+) -> None:
+    assert scorer.shares_tokenizer(encoder)
+    assert scorer.shares_tokenizer(encoder_without_pad)  # padding is nobody's business but the batch's
+    encoder.save(tmp_path)
+    templated = AutoTokenizer.from_pretrained(tmp_path)
+    templated.chat_template = "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
+    assert not scorer.shares_tokenizer(Encoder(templated))
+    assert scorer.shares_tokenizer(encoder)
+
+
+def test_a_folder_without_a_head_is_refused(causal_lm_folders: dict[str, Path], architecture: str) -> None:
+    with pytest.raises(UserError, match="holds no score head"):
+        RewardModelScorer(name=str(causal_lm_folders[architecture]))
+
+
+def test_weighted_sum() -> None:
+    def length(prompts: list[str], responses: list[str]) -> torch.Tensor:
+        return torch.tensor([len(response) for response in responses])
+
+    def ones(prompts: list[str], responses: list[str]) -> list[float]:
+        return [1.0] * len(responses)
+
+    found = WeightedSum(rewards=[length, ones], weights=[0.5, -2])(["a", "b"], ["four", "six ch"])
+    assert found.tolist() == [0.0, 1.0]  # ½ · 4 − 2, ½ · 6 − 2
+    assert found.dtype == torch.float32
+
+
+def test_weighted_sum_needs_as_many_weights() -> None:
+    with pytest.raises(UserError, match="2 rewards need as many weights, got 1"):
+        WeightedSum(rewards=[len, len], weights=[1.0])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="0 rewards"):
+        WeightedSum(rewards=[], weights=[])
