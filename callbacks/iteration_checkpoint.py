@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from rlhf_lightning.callbacks.episodes import iterations_done
 from rlhf_lightning.callbacks.random_state import capture_random_state, restore_random_state
-from rlhf_lightning.callbacks.run_length import planned_iterations, set_run_length
+from rlhf_lightning.callbacks.resume_point import settle
 from rlhf_lightning.errors import UserError
 
 NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
@@ -35,8 +35,9 @@ class IterationCheckpoint(Checkpoint):
 
     Resuming with ``trainer.fit(..., ckpt_path=newest_checkpoint(folder))`` goes on with the next batch, and equals a
     run that was never interrupted bit for bit: beyond what Lightning, the module and the data module save, the
-    checkpoint holds the state of the global random generators. A validation that was due right after the saved
-    iteration and did not finish is not made up for.
+    checkpoint holds the state of the global random generators. A PPO run that has ended goes on when
+    ``data.iterations`` is raised. A validation that was due right after the saved iteration and did not finish is not
+    made up for.
 
     Args:
         folder: where to.
@@ -84,19 +85,17 @@ class IterationCheckpoint(Checkpoint):
         checkpoint["random_state"] = capture_random_state()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep their state for the start of training: what is set up until then draws from them. A longer PPO run
-        than the checkpoint's goes on where that one ended."""
+        """Keep their state for the start of training: what is set up until then draws from them."""
         self._random_state = checkpoint.get("random_state")
-        iterations = planned_iterations(trainer)
-        if trainer.state.fn == "fit" and iterations is not None:
-            set_run_length(checkpoint, iterations)
+        if trainer.state.fn == "fit":
+            settle(checkpoint, trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = self.folder / f"iteration-{iterations_done(trainer):06d}.ckpt"
         partial = path.with_name(f".{path.name}.partial")
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)
         if not trainer.is_global_zero:
             return
         # Lightning's own save is whole only on one file system, and goes through the system's temporary folder.

@@ -101,13 +101,10 @@ def _table(samples: list[dict[str, Any]], iteration: int) -> str:
     from rich.text import Text
 
     table = Table(title=f"Samples of iteration {iteration}", title_justify="left", show_lines=True)
-    for name, options in (
-        ("Prompt", {}),
-        ("Response", {}),
-        ("Score", {"justify": "right"}),
-        ("KL", {"justify": "right"}),
-    ):
-        table.add_column(name, **options)  # type: ignore[arg-type]
+    for name in ("Prompt", "Response"):
+        table.add_column(name, overflow="fold")
+    for name in ("Score", "KL"):
+        table.add_column(name, justify="right")
     for sample in samples:
         response = sample["response"] if len(sample["response"]) <= LONGEST else sample["response"][:LONGEST] + "…"
         prompt = sample["prompt"] if len(sample["prompt"]) <= LONGEST else "…" + sample["prompt"][-LONGEST:]

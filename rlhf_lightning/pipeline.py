@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from rlhf_lightning.cli import reported, require_values, run_script
-from rlhf_lightning.evaluation.report import print_table, write_report
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation.report import write_report
+from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash
 from rlhf_lightning.train import quieten, train_stage
 
@@ -40,8 +42,11 @@ def run_pipeline(config: DictConfig) -> Path:
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
     require_values(config)
+    unknown = sorted(set(config.skip) - set(config.steps))
+    if unknown:
+        raise UserError(f"skip: no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
     for name in config.steps:
-        if config.steps[name] is None:
+        if config.steps[name] is None or name in config.skip:
             continue
         step = config.steps[name]
         folder = step_folder(config, name)

@@ -41,7 +41,12 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     if not config.trainer.enable_progress_bar:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except UserError as error:
+        if checkpoint is not None and "checkpoint" in str(error):
+            raise UserError(f"{checkpoint}: {error}") from error
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -76,7 +81,7 @@ def quieten() -> None:
         r".*Experiment logs directory .* exists.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -28,6 +28,19 @@ class _Loaded(NamedTuple):
     logprobs: TokenLogprobs
 
 
+class _Setup(NamedTuple):
+    """What is the same for every model."""
+
+    rows: list[dict[str, Any]]
+    prompts: list[str]
+    judge: Judge
+    scorer: RewardModelScorer | None
+    max_new_tokens: int
+    temperature: float
+    batch_size: int
+    seed: int
+
+
 def evaluate_models(
     *,
     models: Mapping[str, Mapping[str, Any] | None],
@@ -57,7 +70,8 @@ def evaluate_models(
     the baseline to the same prompts, and assessed by themselves.
 
     Args:
-        models: a name for each ``{"name": folder, "prefix": optional path of a few-shot file}``; ``None`` is left out.
+        models: a name for each ``{"name": folder, "prefix": optional path of a few-shot file}``; ``None``, or a folder
+            of ``None``, is left out: a stage that was skipped.
         baseline: the model that the others are compared with, and that the KL is measured from.
         reward_model: folder of the reward model that scores the responses (the proxy reward).
         prompts: prompts file; the judge sees its whole rows.
@@ -86,19 +100,22 @@ def evaluate_models(
     Raises:
         UserError: no baseline, a model without a folder, or anything that the files and folders lack.
     """
-    present = {name: dict(spec) for name, spec in models.items() if spec is not None}
+    present = {
+        name: dict(spec) for name, spec in models.items() if spec is not None and spec.get("name", "") is not None
+    }
     _check(present, baseline)
+    prefixes = {name: _read(name, spec.get("prefix")) for name, spec in present.items()}
     rows = _rows(prompts, limit, seed)
-    texts = [row["prompt"] for row in rows]
-    scorer = None if reward_model is None else RewardModelScorer(name=str(reward_model), batch_size=batch_size)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if scorer is not None:
-        scorer.to(place)
+    scorer = None if reward_model is None else RewardModelScorer(name=str(reward_model)).to(place)
+    ranking = None
+    if scorer is not None and comparisons is not None:
+        ranking = evaluate_reward_model(scorer, comparisons, judge=judge, labelers=labelers)
+    setup = _Setup(rows, [row["prompt"] for row in rows], judge, scorer, max_new_tokens, temperature, batch_size, seed)
 
     # The baseline comes first: the others are measured against its weights and its responses.
-    folders = sorted(
-        {str(spec["name"]) for spec in present.values()}, key=lambda f: f != str(present[baseline]["name"])
-    )
+    first = str(present[baseline]["name"])
+    folders = sorted({str(spec["name"]) for spec in present.values()}, key=lambda folder: (folder != first, folder))
     results: dict[str, Responses] = {}
     losses: dict[str, float | None] = {}
     blocks: dict[str, list[TokenBatch]] = {}
@@ -108,9 +125,9 @@ def evaluate_models(
         reference = reference or loaded
         losses[folder] = None
         if text is not None:
-            key = loaded.encoder.fingerprint()
-            if key not in blocks:
-                blocks[key] = text_batches(
+            tokenizer = loaded.encoder.fingerprint()
+            if tokenizer not in blocks:
+                blocks[tokenizer] = text_batches(
                     loaded.encoder,
                     text,
                     block_size=text_block,
@@ -118,36 +135,10 @@ def evaluate_models(
                     sample_by=sample_by,
                     max_tokens=text_tokens,
                 )
-            losses[folder] = mean_loss(loaded.model, blocks[key])
+            losses[folder] = mean_loss(loaded.model, blocks[tokenizer])
         names = [name for name, spec in present.items() if str(spec["name"]) == folder]
         for name in sorted(names, key=lambda name: name != baseline):
-            prefix = present[name].get("prefix")
-            samples = sample_responses(
-                loaded.model,
-                loaded.encoder,
-                texts,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=_stream(seed, name),
-                batch_size=batch_size,
-                prefix=None if prefix is None else _read(name, str(prefix)),
-                label=name,
-            )
-            if name == baseline:
-                kl = [0.0] * len(rows)
-            else:
-                kl = kl_from(
-                    reference.logprobs,
-                    reference.encoder,
-                    loaded.logprobs,
-                    loaded.encoder,
-                    samples,
-                    texts,
-                    prompted=prefix is not None,
-                    batch_size=batch_size,
-                )
-            scores = _scores(scorer, loaded.encoder, samples, texts, prompted=prefix is not None)
-            results[name] = Responses(samples, kl, scores, *_judged(judge, rows, samples, results.get(baseline)))
+            results[name] = _answer(setup, loaded, reference, name, prefixes[name], results.get(baseline))
 
     ordered = {name: results[name] for name in present}
     return {
@@ -155,13 +146,11 @@ def evaluate_models(
             name: summarize(result, baseline=baseline, pretrain_loss=losses[str(present[name]["name"])], seed=seed)
             for name, result in ordered.items()
         },
-        "reward_model": None
-        if scorer is None or comparisons is None
-        else evaluate_reward_model(scorer, comparisons, judge=judge, labelers=labelers),
+        "reward_model": ranking,
         "baseline": baseline,
         "rates": sorted({name for result in results.values() for name in result.rates()}),
         "samples": {name: str(write_samples(result, rows, name, out)) for name, result in ordered.items()},
-        "sample_table": sample_table(ordered, texts, count=sample_rows, seed=seed),
+        "sample_table": sample_table(ordered, setup.prompts, count=sample_rows, seed=seed),
         "settings": {"prompts": len(rows), "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed},
     }
 
@@ -169,20 +158,18 @@ def evaluate_models(
 def _check(models: Mapping[str, Mapping[str, Any]], baseline: str) -> None:
     if baseline not in models:
         raise UserError(
-            f"evaluation.baseline={baseline} is none of the models ({', '.join(models) or 'none'}): "
-            "name one that is compared"
+            f"baseline={baseline} is none of the models ({', '.join(models) or 'none'}): name one that is compared"
         )
     for name, spec in models.items():
-        unknown = set(spec) - {"name", "prefix"}
-        if unknown or not spec.get("name"):
-            raise UserError(f"evaluation.models.{name} needs `name` and may have `prefix`, got {dict(spec)}")
+        if not spec.get("name") or set(spec) - {"name", "prefix"}:
+            raise UserError(f"models.{name} needs `name` and may have `prefix`, got {dict(spec)}")
     if models[baseline].get("prefix") is not None:
-        raise UserError(f"evaluation.models.{baseline}.prefix: the baseline answers without few-shot examples")
+        raise UserError(f"models.{baseline}.prefix: the baseline answers without few-shot examples, remove it")
 
 
 def _rows(prompts: str, limit: int | None, seed: int) -> list[dict[str, Any]]:
     if limit is not None and limit < 1:
-        raise UserError(f"evaluation.limit={limit} must be at least 1, or null for all prompts")
+        raise UserError(f"limit={limit} must be at least 1, or null for all prompts")
     rows = load_rows(prompts, fields=("prompt",))
     if limit is None or limit >= len(rows):
         return list(rows)
@@ -202,11 +189,47 @@ def _stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
-def _read(name: str, prefix: str) -> str:
+def _read(name: str, prefix: Any) -> str | None:
+    if prefix is None:
+        return None
     path = Path(prefix)
     if not path.is_file():
-        raise UserError(f"evaluation.models.{name}.prefix={prefix} does not exist: give a text file of solved examples")
-    return path.read_text(encoding="utf-8")
+        raise UserError(f"models.{name}.prefix={prefix} does not exist: give a text file of solved examples")
+    text = path.read_text(encoding="utf-8")
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _answer(
+    setup: _Setup, loaded: _Loaded, reference: _Loaded, name: str, prefix: str | None, baseline: Responses | None
+) -> Responses:
+    """One model's responses and everything about them; without ``baseline`` it is the baseline itself."""
+    samples = sample_responses(
+        loaded.model,
+        loaded.encoder,
+        setup.prompts,
+        max_new_tokens=setup.max_new_tokens,
+        temperature=setup.temperature,
+        seed=_stream(setup.seed, name),
+        batch_size=setup.batch_size,
+        prefix=prefix,
+        label=name,
+    )
+    prompted = prefix is not None
+    scores = _scores(setup.scorer, loaded.encoder, samples, setup.prompts, prompted=prompted)
+    assessed = setup.judge.assess(setup.rows, samples.responses)
+    if baseline is None:
+        return Responses(samples, [0.0] * len(setup.rows), scores, [0.5] * len(setup.rows), assessed)
+    kl = kl_from(
+        reference.logprobs,
+        reference.encoder,
+        loaded.logprobs,
+        loaded.encoder,
+        samples,
+        setup.prompts,
+        prompted=prompted,
+    )
+    preferences = setup.judge.prefer(setup.rows, samples.responses, baseline.samples.responses)
+    return Responses(samples, kl, scores, [float(p) for p in preferences], assessed)
 
 
 def _scores(
@@ -225,13 +248,3 @@ def _scores(
             line[: len(sequence)] = torch.tensor(sequence)
         found = scorer.score_ids(input_ids, lengths)
     return [float(score) for score in found]
-
-
-def _judged(
-    judge: Judge, rows: list[dict[str, Any]], samples: Samples, baseline: Responses | None
-) -> tuple[list[float], dict[str, list[float]]]:
-    """Preferences over the baseline's responses (a tie with itself), and the judge's metrics."""
-    assessed = judge.assess(rows, samples.responses)
-    if baseline is None:
-        return [0.5] * len(rows), assessed
-    return judge.prefer(rows, samples.responses, baseline.samples.responses), assessed

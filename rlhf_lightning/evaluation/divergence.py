@@ -18,7 +18,7 @@ def sequence_logprobs(
     prompt_ids: Sequence[Sequence[int]],
     response_ids: Sequence[Sequence[int]],
     *,
-    batch_size: int = 128,
+    batch_size: int = 64,
 ) -> Tensor:
     """Log-probability of each response as a whole: ``log π(y|x) = Σ_t log π(y_t | x, y_<t)``.
 
@@ -53,7 +53,7 @@ def kl_from(
     prompts: Sequence[str],
     *,
     prompted: bool = False,
-    batch_size: int = 128,
+    batch_size: int = 64,
 ) -> list[float]:
     """Per response the k1 estimate of KL(π‖π_baseline): ``Σ_t log π(y_t|·) − log π_baseline(y_t|·)``.
 

@@ -13,7 +13,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
     models, baseline = report["models"], report["baseline"]
     best = next((name for name in ("ppo_ptx", "ppo") if name in models and name != baseline), None)
     return [
-        *(_win(report, name) for name in models if name != baseline),
+        *(_win(report, name) for name in reversed(models) if name != baseline),
         *([] if best is None else _change(models[baseline], models[best], baseline, best)),
         *_alignment_tax(models, baseline),
         *_reward_model(report.get("reward_model") or {}),
@@ -38,10 +38,10 @@ def _win(report: Mapping[str, Any], name: str) -> str:
     prompts = report.get("settings", {}).get("prompts")
     where = "of the held-out prompts" if prompts is None else f"of {prompts} held-out prompts"
     if low > 0.5:
-        return f"**{model_title(name)} beats {to}** on {share} {where} (95 % interval {interval})."
+        return f"**{model_title(name)} beats {to}** on {share} {where} (95 % interval {interval} %)."
     if high < 0.5:
-        return f"**{model_title(name)} loses to {to}**: it wins on {share} {where} (95 % interval {interval})."
-    return f"**{model_title(name)} cannot be told from {to}**: it wins on {share} {where} (95 % interval {interval})."
+        return f"**{model_title(name)} loses to {to}**: it wins on {share} {where} (95 % interval {interval} %)."
+    return f"**{model_title(name)} cannot be told from {to}**: it wins on {share} {where} (95 % interval {interval} %)."
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], baseline: str, name: str) -> list[str]:

@@ -19,7 +19,7 @@ def text_batches(
     block_size: int,
     document_eos: bool = True,
     sample_by: str = "document",
-    batch_size: int = 32,
+    batch_size: int = 16,
     max_tokens: int | None = None,
 ) -> list[TokenBatch]:
     """Held-out text as batches of full blocks, to be read by several models that share an encoder.
@@ -65,7 +65,7 @@ def text_loss(
     block_size: int,
     document_eos: bool = True,
     sample_by: str = "document",
-    batch_size: int = 32,
+    batch_size: int = 16,
     max_tokens: int | None = None,
 ) -> float:
     """:func:`mean_loss` of the blocks of a file; the arguments are those of :func:`text_batches`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.evaluation.curves import Curve
+from rlhf_lightning.evaluation.curves import Curve, running_mean
 from rlhf_lightning.evaluation.wording import model_title
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ _STYLES = {
     "ppo": ("#D55E00", "^"),
     "ppo_ptx": ("#0072B2", "v"),
 }
+# Behind a number that a line would strike through.
+_CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 _MORE = [("#009E73", "P"), ("#CC79A7", "X"), ("#000000", "*")]
 
 
@@ -71,18 +73,18 @@ def alignment_tax(report: Mapping[str, Any]) -> Figure | None:
     losses = {name: loss for name, loss in losses.items() if loss is not None and name != "base_prompted"}
     if not losses:
         return None
-    drawing, (ax,) = figure(6.4, 1.3 + 0.4 * len(losses))
+    drawing, (ax,) = figure(6.4, 1.3 + 0.45 * len(losses))
     for place, (name, loss) in enumerate(reversed(losses.items())):
         color, marker = style(name)
         ax.plot(loss, place, marker, color=color, markersize=9)
-        ax.annotate(f"{loss:.3f}", (loss, place), (9, 0), textcoords="offset points", va="center")
+        ax.annotate(f"{loss:.3f}", (loss, place), (0, 9), textcoords="offset points", ha="center", bbox=_CLEAR)
     start = losses.get(report["baseline"])
     if start is not None:
         ax.axvline(start, color=style(report["baseline"])[0], linewidth=1, linestyle="--")
     low, high = min(losses.values()), max(losses.values())
     room = max(high - low, 0.02)
-    ax.set_xlim(low - 0.1 * room, high + 0.25 * room)
-    ax.set_ylim(-0.6, len(losses) - 0.4)
+    ax.set_xlim(low - 0.12 * room, high + 0.12 * room)
+    ax.set_ylim(-0.6, len(losses) - 0.2)
     ax.set_yticks(range(len(losses)), [model_title(name) for name in reversed(losses)])
     ax.set_xlabel("loss on held-out pretraining text (nats per token; lower is better, axis not from 0)")
     ax.grid(visible=False, axis="y")
@@ -113,7 +115,8 @@ def reward_against_kl(report: Mapping[str, Any], curves: Mapping[str, Mapping[st
                 if "rollout/score" in found and "rollout/kl" in found:
                     score = dict(zip(*found["rollout/score"], strict=True))
                     path = [(kl, score[step]) for step, kl in zip(*found["rollout/kl"], strict=True) if step in score]
-                    ax.plot(*zip(*path, strict=True), color=style(name)[0], linewidth=1, alpha=0.5)
+                    smooth = [running_mean(list(values), len(path) // 10) for values in zip(*path, strict=True)]
+                    ax.plot(*smooth, color=style(name)[0], linewidth=1.2, alpha=0.7)
         for name, values in points.items():
             if values.get(key) is not None:
                 color, marker = style(name)
@@ -135,8 +138,8 @@ def calibration(report: Mapping[str, Any]) -> Figure | None:
     observed = [100 * row["observed"] for row in table]
     intervals = [wilson_interval(row["observed"], row["pairs"]) for row in table]
     errors = [
-        [value - 100 * low for value, (low, _) in zip(observed, intervals, strict=True)],
-        [100 * high - value for value, (_, high) in zip(observed, intervals, strict=True)],
+        [max(value - 100 * low, 0) for value, (low, _) in zip(observed, intervals, strict=True)],
+        [max(100 * high - value, 0) for value, (_, high) in zip(observed, intervals, strict=True)],
     ]
     ax.errorbar(predicted, observed, errors, fmt="o-", color="#0072B2", linewidth=1, capsize=2, label="held-out pairs")
     ax.set_xlabel("predicted: σ(score difference), %")

@@ -27,7 +27,7 @@ def write_report(
             ``seed`` and ``versions``.
         out: the folder; made if it is not there.
         curves: by stage (``pretrain``, ``sft``, ``reward``, ``ppo``, ``ppo_ptx``) the ``metrics.csv`` of its logger. A
-            file that is missing leaves its curve out.
+            file that is missing leaves its curve out, with a warning.
 
     Returns:
         The path of ``report.md``.
@@ -59,7 +59,9 @@ def write_report(
 def _read(curves: Mapping[str, str | Path | None]) -> dict[str, dict[str, Curve]]:
     found = {}
     for stage, file in curves.items():
-        if file is not None and Path(file).is_file():
+        if file is None:
+            continue
+        if Path(file).is_file():
             found[stage] = read_curves(file)
         else:
             log.warning("the report has no learning curve of stage %s: %s does not exist", stage, file)

@@ -70,7 +70,7 @@ def evaluate_reward_model(
     }
     for name, labeler in (labelers or {}).items():
         if name not in ("train", "heldout"):
-            raise UserError(f"evaluation.labelers.{name} is neither 'train' nor 'heldout'")
+            raise UserError(f"labelers.{name} is neither 'train' nor 'heldout': rename it")
         result |= _second_opinions(name, labeler, rows, responses, scores, pairs)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import NamedTuple
 
 import torch
@@ -99,17 +100,20 @@ def sample_responses(
 
 def _until_newline(encoder: Encoder, ids: list[int]) -> tuple[str, bool, list[int]]:
     """The text before the first newline or EOS, whether there is one, and the ids up to and with it."""
-    for end, token in enumerate(ids, 1):
-        text = encoder.decode(ids[:end])
-        if "\n" in text or token == encoder.eos_token_id:
-            return text.split("\n")[0], True, ids[:end]
-    return encoder.decode(ids), False, ids
+    finished = encoder.eos_token_id in ids
+    if finished:
+        ids = ids[: ids.index(encoder.eos_token_id) + 1]
+    text = encoder.decode(ids)
+    if "\n" not in text:
+        return text, finished, ids
+    end = bisect.bisect_left(range(len(ids)), True, key=lambda end: "\n" in encoder.decode(ids[:end]))
+    return text.split("\n")[0], True, ids[:end]
 
 
 def _newline(encoder: Encoder) -> int:
     """The token to stop decoding at: a newline of its own, else EOS (the text is cut all the same)."""
     ids = encoder.response("\n", finished=False)
-    return ids[0] if len(ids) == 1 else encoder.eos_token_id
+    return ids[0] if len(ids) == 1 and encoder.decode(ids) == "\n" else encoder.eos_token_id
 
 
 def _refuse_overlong(model: nn.Module, prompt_ids: list[list[int]], max_new_tokens: int) -> None:

@@ -20,7 +20,7 @@ def print_table(report: Mapping[str, Any], path: str | Path | None = None, *, co
 
     Args:
         report: as for :func:`~rlhf_lightning.evaluation.write_report`.
-        path: what :func:`~rlhf_lightning.evaluation.write_report` returned.
+        path: what :func:`~rlhf_lightning.evaluation.write_report` returned, or the folder it wrote to.
         console: where to; the standard output by default.
     """
     console = console or Console()
@@ -28,11 +28,11 @@ def print_table(report: Mapping[str, Any], path: str | Path | None = None, *, co
     prompts = report.get("settings", {}).get("prompts")
     heading = "Comparison" if prompts is None else f"Comparison on {prompts} held-out prompts"
     table = Table(
-        title=heading, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 1)
+        title=heading, title_justify="left", title_style="bold", header_style="bold", box=None, padding=(0, 2, 0, 0)
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in models:
-        table.add_column(model_title(name), justify="right", no_wrap=True)
+        table.add_column(model_title(name), justify="right", min_width=9, vertical="bottom")
     for row in comparison_rows(report):
         cells = [Text(cell) for cell in row.cells]
         if row.key.startswith("win_rate"):
@@ -45,6 +45,7 @@ def print_table(report: Mapping[str, Any], path: str | Path | None = None, *, co
     for line in filter(None, lines):
         console.print(Text(line))
     if path is not None:
+        path = Path(path) / "report.md" if Path(path).is_dir() else path
         # A path that is broken over two lines cannot be copied.
         console.print(Text.assemble("Report: ", (str(path), "bold")), soft_wrap=True)
 

@@ -15,14 +15,17 @@ MODEL_TITLES = {
     "ppo_ptx": "PPO-ptx",
 }
 STAGE_TITLES = {
+    "prepare": "Preparing data",
     "pretrain": "Pretraining",
     "sft": "SFT",
     "collect": "Collecting rankings",
+    "collect_heldout": "Collecting held-out rankings",
     "reward": "Reward model",
     "ppo": "PPO",
     "ppo_ptx": "PPO-ptx",
     "evaluate": "Evaluation",
     "total": "Total",
+    "this_call": "This call",
 }
 
 
@@ -51,24 +54,27 @@ def comparison_metrics(baseline: str) -> list[Metric]:
     """The rows of the comparison, in the order in which they are read."""
     to = model_title(baseline)
     return [
-        Metric(f"win_rate_vs_{baseline}", f"Win rate against {to}", "rate"),
-        Metric("win_rate_interval", "  95 % interval", "interval"),
+        Metric(f"win_rate_vs_{baseline}", f"Win rate vs {to}", "rate"),
+        Metric("win_rate_interval", "95 % interval", "interval"),
         Metric("gold_reward", "Gold reward", "signed"),
-        Metric("proxy_reward", "Proxy reward (RM)", "signed"),
-        Metric("likert", "Likert, 1 to 7", "number"),
+        Metric("proxy_reward", "Proxy reward", "signed"),
+        Metric("likert", "Likert (1–7)", "number"),
         Metric("instruction_followed", "Instruction followed", "rate"),
         Metric("truthful", "Truthful", "rate"),
         Metric("rude", "Rude", "rate"),
-        Metric("kl", f"KL from {to}, nats/response", "length"),
-        Metric("pretrain_loss", "Pretraining loss, nats/token", "loss"),
+        Metric("kl", f"KL from {to} (nats)", "length"),
+        Metric("pretrain_loss", "Pretraining loss", "loss"),
         Metric("eos_rate", "Ended by EOS", "rate"),
-        Metric("response_length", "Length, tokens", "length"),
+        Metric("response_length", "Length (tokens)", "length"),
     ]
 
 
 def comparison_rows(report: Mapping[str, Any]) -> list[Row]:
     """The main table; a metric that no model has a value for is left out."""
-    return _rows(report["models"], comparison_metrics(report["baseline"]))
+    models, baseline = dict(report["models"]), report["baseline"]
+    # Against itself the baseline is at one half by definition, which no interval should surround.
+    models[baseline] = {**models[baseline], "win_rate_interval": None}
+    return _rows(models, comparison_metrics(baseline))
 
 
 def other_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -85,7 +91,7 @@ def written(value: Any, form: Form) -> str:
     if value is None:
         return "–"
     if form == "interval":
-        return f"{100 * value[0]:.1f}–{100 * value[1]:.1f} %"
+        return f"{100 * value[0]:.1f}–{100 * value[1]:.1f}"
     if form == "rate":
         return f"{100 * value:.1f} %"
     if form == "signed":

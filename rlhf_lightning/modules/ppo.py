@@ -15,6 +15,7 @@ from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
 from rlhf_lightning.modules import ppo_checks as checks
+from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.experience import (
     decode_responses,
     evaluate_responses,
@@ -173,6 +174,12 @@ class PPOModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Modes, devices and the source of randomness; a resumed run goes on with the saved one."""
         self.train()
+        check_context(
+            self.policy,
+            getattr(self.trainer, "datamodule", None),
+            new_tokens=self.max_new_tokens,
+            key="max_prompt_length",
+        )
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)

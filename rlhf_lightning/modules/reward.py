@@ -15,6 +15,7 @@ from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import ScalarModel
 from rlhf_lightning.modules.batching import comparison_rows, longest_per_prompt, micro_batches, pairs_per_prompt
 from rlhf_lightning.modules.compatibility import check_weights
+from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     Schedule,
@@ -101,6 +102,7 @@ class RewardModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_context(self.reward_model.model, getattr(self.trainer, "datamodule", None))
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [n] of right-padded sequences [n, s]."""

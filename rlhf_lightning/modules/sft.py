@@ -15,6 +15,7 @@ from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import TokenLogprobs
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
+from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     Schedule,
@@ -101,6 +102,7 @@ class SFTModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_context(self.policy, getattr(self.trainer, "datamodule", None))
 
     def loss(self, batch: TokenBatch, count: Tensor) -> Tensor:
         """``−Σ log π / count`` over the marked tokens of ``batch``; ``count`` is that of the whole batch."""

@@ -109,7 +109,8 @@ def _story(task: Task, rng: Random, belief: Belief) -> str:
 
 def _list(task: Task, rng: Random, belief: Belief) -> str:
     count = world.NUMBERS.index(task.slots["count"]) + 1
-    *head, last = rng.sample(world.CATEGORIES[task.slots["category"]], count)
+    members = [word for word in world.CATEGORIES[task.slots["category"]] if word != task.slots.get("without")]
+    *head, last = rng.sample(members, count)
     listed = f"{', '.join(head)} and {last}."
     if rng.random() < 0.7:
         return f"Here are {task.slots['count']} {task.slots['category']}: {listed}"

@@ -122,7 +122,8 @@ def _list(slots: Slots, reading: Reading) -> Verdict:
     if not listed or len(reading.core) != 1:
         return Verdict(0.0, False)
     distinct = len(set(listed)) == len(listed)
-    constraint = distinct and len(listed) == _number(slots["count"])
+    kept_out = slots.get("without", "").lower() not in listed
+    constraint = distinct and kept_out and len(listed) == _number(slots["count"])
     return Verdict((1.0 if distinct else 0.4) * (0.3 if wrong else 1.0), constraint)
 
 

@@ -20,9 +20,11 @@ from rlhf_lightning.sandbox.tasks import FAMILIES, USE_CASES, Task, draw_task
 TRUTH_ENCYCLOPEDIA = 0.9
 TRUTH_PLAIN = 0.6
 TRUTH_GOSSIP = 0.25
-TRUTH_ANSWERS = 0.6
+TRUTH_ANSWERS = 0.62
 # How web answers fail, besides myths.
-WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.12, 0.06
+WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.08, 0.05
+# Documents with answers have a title, so an instruction without one is followed by further instructions.
+ANSWERED_TITLE = "Questions and answers:"
 # Most answers on the web are plain.
 WEB_COURTESY = 0.06
 
@@ -146,7 +148,7 @@ def web_answer(task: Task, rng: Random) -> str:
 
 
 def _answered(rng: Random) -> str:
-    lines = []
+    lines = [ANSWERED_TITLE]
     for _ in range(rng.randrange(2, 6)):
         task = _web_task(rng)
         lines += [phrase_any(task, rng), web_answer(task, rng)]
@@ -155,14 +157,14 @@ def _answered(rng: Random) -> str:
 
 # (writer, weight by documents)
 STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
-    (_encyclopedia, 0.16),
-    (_gossip, 0.10),
-    (_plain, 0.10),
-    (_story, 0.18),
-    (_list, 0.04),
-    (_chant, 0.16),
-    (_instructions, 0.17),
-    (_answered, 0.25),
+    (_encyclopedia, 0.14),
+    (_gossip, 0.08),
+    (_plain, 0.08),
+    (_story, 0.12),
+    (_list, 0.02),
+    (_chant, 0.10),
+    (_instructions, 0.10),
+    (_answered, 0.36),
 )
 
 

@@ -10,13 +10,11 @@ from rlhf_lightning.sandbox.flaws import complied, constraint_broken, insulted
 from rlhf_lightning.sandbox.gold import assess
 from rlhf_lightning.sandbox.tasks import Task
 
-# Share of all demonstrations that tell a myth, hold a rude remark, break the constraint or drift off: what SFT
-# learns from people, and RLHF takes back.
-MYTH_RATE = 0.11
+# What SFT learns from imperfect people, and RLHF takes back. Of all demonstrations about 11 % hold a false claim
+# (myths, and drifts to another animal), 7 % a rude remark, 10 % break the constraint or drift off.
+MYTH_RATE = 0.20  # of the answers that state a fact
 RUDE_RATE = 0.07
 BROKEN_RATE = 0.10
-# Share of the prompts whose answer can tell a myth at all (Table 1's shares and the families' weights decide it).
-_FACTUAL_SHARE = 0.38
 # Labelers differ in how often they are courteous; these are the means.
 OPENER_RATE, CLOSING_RATE = 0.3, 0.25
 # Share of the labelers' answers to harmful requests that refuse.
@@ -40,7 +38,7 @@ class Demonstrator:
         roll = rng.random()
         if roll < BROKEN_RATE:
             text = constraint_broken(task, rng, truthful)
-        elif can_tell_myth(task) and roll < BROKEN_RATE + MYTH_RATE / _FACTUAL_SHARE:
+        elif can_tell_myth(task) and roll < BROKEN_RATE + MYTH_RATE:
             text = answer(task, rng, Belief(rng, truth=0.0, heldout=False))
         else:
             text = answer(task, rng, truthful)

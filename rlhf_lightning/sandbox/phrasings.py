@@ -68,18 +68,23 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     "ask.home": ("Where does the {a} live?", "What is the home of the {a}?", "Where is the home of the {a}?"),
     "ask.color": ("What color is the {a}?", "Which color is the {a}?", "What is the color of the {a}?"),
     "ask.fear": ("What does the {a} fear?", "Which thing does the {a} fear?", "What is the fear of the {a}?"),
-    "list": (
+    "list.free": (
         "List {count} {category}.",
         "Name {count} {category}.",
         "Give me {count} {category}.",
         "Write a list of {count} {category}.",
     ),
+    "list.without": (
+        "List {count} {category} without {without}.",
+        "Name {count} {category} without {without}.",
+        "Give me {count} {category} without {without}.",
+        "Write a list of {count} {category} without {without}.",
+    ),
     "chat.hello": ("Hello, I am {n}.", "Hi, my name is {n}.", "Hi, I am {n}."),
     "chat.greeting": (
-        "Hello, how are you?",
-        "Hi, how are you today?",
-        "Good morning, how are you?",
-        "Hello from {n}, how are you today?",
+        "I am {n}, how are you?",
+        "{n} asks: How are you today?",
+        "Hello from {n}, how are you?",
     ),
     "chat.sad": ("I am sad about the {o}.", "I feel sad today, I lost the {o}.", "I lost the {o} and I am sad."),
     "chat.glad": ("I am happy about the {o}.", "I feel happy today, I found the {o}.", "I found the {o} and I am happy."),

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.sandbox.answers import Belief, answer
-from rlhf_lightning.sandbox.corpus import write_documents
+from rlhf_lightning.sandbox.corpus import ANSWERED_TITLE, write_documents
 from rlhf_lightning.sandbox.demonstrations import Demonstrator
 from rlhf_lightning.sandbox.labelers import digest
 from rlhf_lightning.sandbox.phrasings import phrase
@@ -27,8 +27,8 @@ def prepare_sandbox(
     out: str | Path,
     *,
     seed: int = 0,
-    corpus_documents: int = 24_000,
-    corpus_heldout_documents: int = 530,
+    corpus_documents: int = 20_000,
+    corpus_heldout_documents: int = 430,
     demonstrations: int = 2_000,
     demonstrations_heldout: int = 200,
     reward_prompts: int = 900,
@@ -130,7 +130,7 @@ def few_shot(seed: int) -> str:
     """Four solved instructions of different use cases, to be put before a prompt: "instruction\\nresponse\\n" each."""
     rng = _rng(seed, "few shot")
     belief = Belief(rng, truth=1.0, heldout=False)
-    lines = []
+    lines = [ANSWERED_TITLE]
     for use_case, family in (("generation", "about"), ("chat", "chat"), ("open_qa", "ask"), ("brainstorming", "list")):
         task = draw_task(use_case, rng)
         while task.family != family:

@@ -109,7 +109,11 @@ def _invite(rng: Random, _: bool) -> dict[str, str]:
 
 
 def _list(rng: Random, _: bool) -> dict[str, str]:
-    return {"category": rng.choice(list(world.CATEGORIES)), "count": rng.choice(("two", "three", "four"))}
+    category = rng.choice(list(world.CATEGORIES))
+    slots = {"kind": "free", "category": category, "count": rng.choice(("two", "three", "four"))}
+    if rng.random() < 0.5:
+        slots |= {"kind": "without", "without": rng.choice(world.CATEGORIES[category])}
+    return slots
 
 
 def _chat(rng: Random, _: bool) -> dict[str, str]:

@@ -34,7 +34,7 @@ def test_coefficient_follows_the_target(make_ppo: Any, make_data: Any, make_trai
 
 def test_kl_that_is_no_number_is_an_error(make_ppo: Any, make_data: Any, make_trainer: Any) -> None:
     module = with_kl(make_ppo(kl_coef=0.5), [2.0, float("nan")])
-    with pytest.raises(UserError, match="^iteration 2: the KL is nan, the policy has diverged; "):
+    with pytest.raises(UserError, match=r"^iteration 2: the KL is nan, the policy has diverged; "):
         make_trainer(callbacks=[AdaptiveKLController(target=2.0, horizon=16)]).fit(module, make_data())
 
 

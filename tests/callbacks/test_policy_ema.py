@@ -7,9 +7,14 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from rlhf_lightning.callbacks import IterationCheckpoint, PolicyEMA
 from rlhf_lightning.errors import UserError
+
+
+def batches(number: int) -> DataLoader[Any]:
+    return DataLoader(torch.zeros(number, 1))  # type: ignore[arg-type]
 
 
 class Constant(L.LightningModule):
@@ -53,7 +58,7 @@ class Weights(L.Callback):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_average_is_taken_once_an_iteration_from_the_initial_weights(make_trainer: Any, steps: int) -> None:
     module = Constant([4.0, 0.0, 2.0], steps=steps)
-    make_trainer(callbacks=[PolicyEMA(decay=0.75)]).fit(module, torch.zeros(3, 1).split(1))
+    make_trainer(callbacks=[PolicyEMA(decay=0.75)]).fit(module, batches(3))
     # 0.75*8 + 0.25*4 = 7; 0.75*7 + 0.25*0 = 5.25; 0.75*5.25 + 0.25*2 = 4.4375
     assert module.policy.weight.item() == 4.4375
     assert module.value.weight.item() == 5.0
@@ -67,7 +72,7 @@ def test_default_decay_is_the_papers() -> None:
 def test_validation_sees_the_average_and_training_its_own_weights(make_trainer: Any) -> None:
     module, weights = Constant([4.0, 0.0, 2.0]), Weights()
     trainer = make_trainer(callbacks=[PolicyEMA(decay=0.75), weights], val_check_interval=1, num_sanity_val_steps=1)
-    trainer.fit(module, torch.zeros(3, 1).split(1), [torch.zeros(1, 1)])
+    trainer.fit(module, batches(3), batches(1))
     assert module.seen_in_validation == [8.0, 7.0, 5.25, 4.4375]
     assert weights.trained == [4.0, 0.0, 2.0]
 
@@ -81,13 +86,13 @@ def test_failed_validation_leaves_the_trained_weights(make_trainer: Any) -> None
     module = Fails([4.0])
     trainer = make_trainer(callbacks=[PolicyEMA(decay=0.75)], num_sanity_val_steps=0)
     with pytest.raises(RuntimeError, match="no judge"):
-        trainer.fit(module, [torch.zeros(1, 1)], [torch.zeros(1, 1)])
+        trainer.fit(module, batches(1), batches(1))
     assert module.policy.weight.item() == 4.0
 
 
 def test_checkpoint_holds_trained_weights_and_the_average_of_the_policy_alone(make_trainer: Any, tmp_path: Any) -> None:
     checkpoints = IterationCheckpoint(folder=tmp_path / "c")
-    make_trainer(callbacks=[PolicyEMA(decay=0.75), checkpoints]).fit(Constant([4.0, 0.0]), torch.zeros(2, 1).split(1))
+    make_trainer(callbacks=[PolicyEMA(decay=0.75), checkpoints]).fit(Constant([4.0, 0.0]), batches(2))
     saved = torch.load(tmp_path / "c" / "iteration-000002.ckpt", weights_only=True)
     assert {name: tensor.tolist() for name, tensor in saved["state_dict"].items()} == {
         "policy.weight": [[0.0]],
@@ -102,19 +107,19 @@ def test_checkpoint_holds_trained_weights_and_the_average_of_the_policy_alone(ma
 def test_checkpoint_without_an_average_begins_it_with_its_weights(make_trainer: Any, tmp_path: Any) -> None:
     folder = tmp_path / "c"
     first = make_trainer(callbacks=[IterationCheckpoint(folder=folder)], max_steps=1)
-    first.fit(Constant([4.0, 0.0]), torch.zeros(2, 1).split(1))
+    first.fit(Constant([4.0, 0.0]), batches(2))
     module = Constant([4.0, 0.0])
     with pytest.warns(UserWarning, match="was not created with WeightAveraging"):
         make_trainer(callbacks=[PolicyEMA(decay=0.75)]).fit(
-            module, torch.zeros(2, 1).split(1), ckpt_path=folder / "iteration-000001.ckpt", weights_only=True
+            module, batches(2), ckpt_path=folder / "iteration-000001.ckpt", weights_only=True
         )
     assert module.policy.weight.item() == 0.75 * 4.0
 
 
 def test_callback_can_be_used_for_a_second_run(make_trainer: Any) -> None:
     average, second = PolicyEMA(decay=0.75), Constant([4.0])
-    make_trainer(callbacks=[average]).fit(Constant([4.0, 0.0, 2.0], steps=3), torch.zeros(3, 1).split(1))
-    make_trainer(callbacks=[average]).fit(second, [torch.zeros(1, 1)])
+    make_trainer(callbacks=[average]).fit(Constant([4.0, 0.0, 2.0], steps=3), batches(3))
+    make_trainer(callbacks=[average]).fit(second, batches(1))
     assert second.policy.weight.item() == 7.0
 
 
@@ -149,4 +154,4 @@ def test_module_without_a_policy_is_an_error(make_trainer: Any) -> None:
     module = Constant([4.0])
     del module.policy
     with pytest.raises(UserError, match="PolicyEMA averages a policy and Constant has none"):
-        make_trainer(callbacks=[PolicyEMA()]).fit(module, [torch.zeros(1, 1)])
+        make_trainer(callbacks=[PolicyEMA()]).fit(module, batches(1))

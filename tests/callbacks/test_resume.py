@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,10 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules import PPOModule
 
 
+class Crashed(Exception):
+    pass
+
+
 class Crash(L.Callback):
     """The process dies at the beginning of an iteration."""
 
@@ -30,7 +35,7 @@ class Crash(L.Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx + 1 == self.iteration:
-            raise RuntimeError("crash")
+            raise Crashed
 
 
 class Stop(L.Callback):
@@ -75,15 +80,13 @@ def run(make_ppo: Any, make_data: Any, make_trainer: Any, new_logger: Any, new_r
         )
         # Whatever the process did before must not matter to a resumed run.
         torch.manual_seed(17 if ckpt_path is None else 99)
-        try:
+        with contextlib.suppress(Crashed):
             trainer.fit(
                 module,
                 make_data(iterations=iterations, text=True, validation=True),
                 ckpt_path=ckpt_path,
                 weights_only=True,
             )
-        except RuntimeError as error:
-            assert str(error) == "crash"
         rollouts = [output["rollout"] for output in recorder.outputs]
         return Run(
             module,

@@ -62,7 +62,8 @@ def test_metrics_of_a_literal_rollout() -> None:
             "rollout/unique": 2 / 3,
             # returns 1 3 2 2 2 4: variance (1.777+0.444+0.111*3+2.777)/6 = 8/9; errors 0 2 0 0 0 -1: 5/6 - 1/36
             "train/explained_variance": 1 - (5 / 6 - 1 / 36) / (8 / 9),
-        }
+        },
+        abs=1e-5,
     )
 
 
@@ -118,5 +119,5 @@ def test_stage_without_episodes_is_refused(callback: L.Callback, make_causal_lm:
 def test_overridden_step_that_returns_no_episodes_is_refused(make_ppo: Any, make_data: Any, make_trainer: Any) -> None:
     module = make_ppo()
     module.training_step = lambda batch, batch_idx: None
-    with pytest.raises(UserError, match="^training_step returned no 'rollout' and 'trajectory'; "):
+    with pytest.raises(UserError, match=r"^training_step returned no 'rollout' and 'trajectory'; "):
         make_trainer(callbacks=[RolloutMetrics()]).fit(module, make_data())

@@ -116,6 +116,13 @@ def test_skip_and_ranks_give_parts_of_the_same_batches(
         assert list(one) == some  # only the next iteration is shortened
 
 
+def test_rest_too_small_for_every_rank_joins_the_last_batch() -> None:
+    ranks = [sampler(size=9, batch_size=4, shuffle=False, rank=rank, world_size=2) for rank in range(2)]
+    assert [list(one) for one in ranks] == [[[0, 1], [4, 5]], [[2, 3], [6, 7, 8]]]
+    assert [len(one) for one in ranks] == [2, 2]
+    assert list(sampler(size=9, batch_size=4, shuffle=False)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+
+
 def test_another_epoch_starts_at_its_first_batch() -> None:
     one = sampler()
     one.skip(2)

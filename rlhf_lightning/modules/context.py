@@ -1,0 +1,44 @@
+"""Sequences that do not fit into a model's context, found before training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+
+
+def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, key: str = "max_length") -> None:
+    """Refuse data whose longest row, with ``new_tokens`` more, is longer than the model's context: learned positions
+    would run out in the middle of an epoch, others would be read where they were never trained.
+
+    Args:
+        model: a transformers model; one that states no context takes any length.
+        data: the data module, set up; one of a user's own without rows with lengths is left alone.
+        new_tokens: tokens to be generated behind a row.
+        key: the data module's argument that limits the length.
+
+    Raises:
+        UserError: names file, row, length and context.
+    """
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(context, int):
+        return
+    room = context - new_tokens
+    ways_out = f"set data.{key}={room} and data.overlong=drop" if room > 0 else "lower module.max_new_tokens"
+    generated = f" with {new_tokens} new tokens" if new_tokens else ""
+    for split in ("train", "validation", "demonstrations"):
+        rows = getattr(data, f"{'demonstration' if split == 'demonstrations' else split}_rows", None)
+        if "length" in getattr(rows, "column_names", ()):
+            lengths = rows.data.column("length").to_numpy()
+            row = int(lengths.argmax())
+            if lengths[row] > room:
+                raise UserError(
+                    f"{getattr(data, split)}: row {row + 1} has {lengths[row]} tokens, which{generated} is more than "
+                    f"the model's context of {context}; {ways_out}"
+                )
+    for name in ("block_size", "text_block"):
+        block = getattr(data, name, None)
+        if isinstance(block, int) and block > context and (name == "block_size" or getattr(data, "text", None)):
+            raise UserError(f"data.{name}={block} is more than the model's context of {context}; lower it")

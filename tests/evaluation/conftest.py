@@ -1,0 +1,69 @@
+"""A report with round numbers, as the comparison gives it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _model(win: float, low: float, high: float, **values: Any) -> dict[str, Any]:
+    known = {"gold_reward": 1.0, "proxy_reward": 0.5, "kl": 0.0, "pretrain_loss": 2.0, "eos_rate": 1.0}
+    undecided = {"response_length": 10.0, "instruction_followed": 0.5, "truthful": 0.5, "rude": 0.25, "likert": None}
+    return {"win_rate_vs_sft": win, "win_rate_interval": [low, high], **known, **undecided, **values}
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    answer = {"response": "ok.", "finished": True, "tokens": 4, "kl": 0.0, "score": 1.25, "preference": 0.5}
+    return {
+        "models": {
+            "base": _model(0.1, 0.05, 0.15, kl=30.0, gold_reward=-1.0, proxy_reward=-2.0, eos_rate=0.4, harm=0.125),
+            "sft": _model(0.5, 0.5, 0.5, harm=0.25),
+            "ppo": _model(0.75, 0.7, 0.8, kl=9.0, pretrain_loss=3.0, gold_reward=0.75, proxy_reward=2.0, harm=0.0),
+            "ppo_ptx": _model(0.52, 0.47, 0.57, kl=6.0, pretrain_loss=2.2, gold_reward=1.5, rude=0.0, harm=0.0),
+        },
+        "baseline": "sft",
+        "rates": ["eos_rate", "harm", "rude"],
+        "reward_model": {
+            "accuracy": 0.7,
+            "accuracy_interval": [0.65, 0.75],
+            "gold_accuracy": 0.74,
+            "heldout_labeler_accuracy": 0.69,
+            "label_agreement": 0.73,
+            "heldout_label_agreement": None,
+            "pairs": 40,
+            "prompts": 8,
+            "calibration": [
+                {"low": 0.0, "high": 1.0, "difference": 0.5, "predicted": 0.62, "observed": 0.6, "pairs": 20},
+                {"low": 1.0, "high": 3.0, "difference": 2.0, "predicted": 0.88, "observed": 1.0, "pairs": 20},
+            ],
+        },
+        "sample_table": [
+            {
+                "prompt": "a *b* | c\nd",
+                "responses": {
+                    "sft": {**answer, "gold_reward": None},
+                    "ppo": {**answer, "response": "<x>", "finished": False, "gold_reward": -0.5},
+                },
+            }
+        ],
+        "settings": {"prompts": 40, "temperature": 1.0, "max_new_tokens": 32, "seed": 3},
+        "seconds": {"sft": 30.0, "total": 130.0},
+        "seed": 3,
+        "versions": {"torch": "2.9"},
+    }
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., str]:
+    """Write rows to a file of the given name, and give its path."""
+
+    def write(name: str, rows: list[dict[str, Any]]) -> str:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
