@@ -1,0 +1,147 @@
+"""The whole pipeline, small: every stage runs, finished steps are kept, what changed is done again, what was stopped
+goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_lightning import pipeline
+
+SMALL = [
+    "experiment=quickstart",
+    "progress_bar=false",
+    "steps.prepare.corpus_documents=200",
+    "steps.prepare.corpus_heldout_documents=60",
+    "steps.prepare.demonstrations=64",
+    "steps.prepare.demonstrations_heldout=16",
+    "steps.prepare.reward_prompts=24",
+    "steps.prepare.reward_heldout_prompts=12",
+    "steps.prepare.ppo_prompts=40",
+    "steps.prepare.test_prompts=24",
+    "steps.collect.max_new_tokens=8",
+    "steps.ppo.data.iterations=2",
+    "steps.ppo.data.rollout_batch_size=8",
+    "steps.ppo.module.minibatch_size=4",
+    "steps.ppo.module.epochs=1",
+    "steps.ppo_ptx.data.ptx_ratio=1",
+]
+
+
+def run(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, object]:
+    monkeypatch.setattr(sys, "argv", ["script", *SMALL, f"run_dir={run_dir}", *overrides])
+    pipeline.main()
+    report: dict[str, object] = json.loads((run_dir / "report.json").read_text())
+    return report
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    run_dir = tmp_path_factory.mktemp("pipeline") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return run_dir, run(run_dir, monkeypatch)
+
+
+def done_at(run_dir: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (run_dir / "steps").glob("*/step.json")}
+
+
+def test_report_holds_what_it_promises(finished: tuple[Path, dict[str, object]]) -> None:
+    run_dir, report = finished
+    models = report["models"]
+    assert isinstance(models, dict)
+    assert list(models) == ["base", "base_prompted", "sft", "ppo", "ppo_ptx"]
+    for values in models.values():
+        assert {
+            "win_rate_vs_sft",
+            "win_rate_interval",
+            "gold_reward",
+            "proxy_reward",
+            "kl",
+            "pretrain_loss",
+            "eos_rate",
+            "response_length",
+            "instruction_followed",
+            "truthful",
+            "rude",
+        } <= set(values)
+    assert models["sft"]["win_rate_vs_sft"] == 0.5
+    assert models["sft"]["kl"] == pytest.approx(0, abs=1e-4)
+    reward = report["reward_model"]
+    assert isinstance(reward, dict)
+    assert {"accuracy", "heldout_labeler_accuracy", "label_agreement", "gold_accuracy"} <= set(reward)
+    seconds = report["seconds"]
+    assert isinstance(seconds, dict)
+    assert {"pretrain", "sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate", "total"} <= set(seconds)
+    assert report["seed"] == 0
+    assert "torch" in report["versions"]  # type: ignore[operator]
+    text = (run_dir / "report.md").read_text()
+    for plot in (run_dir / "plots").glob("*.png"):
+        assert f"plots/{plot.name}" in text
+
+
+def test_every_stage_leaves_a_folder_that_transformers_loads_by_itself(
+    finished: tuple[Path, dict[str, object]],
+) -> None:
+    _, report = finished
+    steps = report["steps"]
+    assert isinstance(steps, dict)
+    for name in ("pretrain", "sft", "ppo", "ppo_ptx"):
+        AutoModelForCausalLM.from_pretrained(steps[name])
+        assert AutoTokenizer.from_pretrained(steps[name]).chat_template
+    reward_model = AutoModelForSequenceClassification.from_pretrained(steps["reward"])
+    assert reward_model.config.num_labels == 1
+
+
+def test_a_second_call_redoes_nothing_and_a_change_only_what_depends_on_it(
+    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, first = finished
+    before = done_at(run_dir)
+    again = run(run_dir, monkeypatch)
+    assert done_at(run_dir) == before
+    assert again["models"] == first["models"]
+    run(run_dir, monkeypatch, "steps.ppo_ptx.module.ptx_coef=2.0")
+    new = {name.rsplit("-", 1)[0] for name in set(done_at(run_dir)) - set(before)}
+    assert new == {"ppo_ptx", "evaluate"}
+    assert {name: time for name, time in done_at(run_dir).items() if name in before} == before
+
+
+def test_a_stopped_pipeline_goes_on_where_it_stopped(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PPO is stopped after its first iteration; the second call resumes it and ends with the same numbers."""
+    _, whole = finished
+    from rlhf_lightning.modules import PPOModule
+
+    step = PPOModule.training_step
+
+    def stopping(self: PPOModule, batch: object, batch_idx: int) -> object:
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(PPOModule, "training_step", stopping)
+        run(tmp_path / "run", patch)
+    assert stop.value.code == 130
+    (folder,) = (tmp_path / "run" / "steps").glob("ppo-*")
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iteration-000001.ckpt"]
+    before = done_at(tmp_path / "run")
+    assert not (folder / "step.json").exists()
+    resumed = run(tmp_path / "run", monkeypatch)
+    assert {name: time for name, time in done_at(tmp_path / "run").items() if name in before} == before
+    assert resumed["models"] == whole["models"]
+
+
+def test_a_step_can_be_left_out(
+    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, _ = finished
+    report = run(run_dir, monkeypatch, "skip=[ppo]")
+    assert "ppo" not in report["models"]  # type: ignore[operator]
+    assert "ppo_ptx" in report["models"]  # type: ignore[operator]
