@@ -42,10 +42,11 @@ def run_pipeline(config: DictConfig) -> Path:
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
     require_values(config)
-    unknown = sorted(set(config.skip) - set(config.steps))
-    if unknown:
-        raise UserError(f"skip: no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
-    for name in config.steps:
+    for key in ("order", "skip"):
+        unknown = [name for name in config[key] if name not in config.steps]
+        if unknown:
+            raise UserError(f"{key}: there is no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
+    for name in config.order:
         if config.steps[name] is None or name in config.skip:
             continue
         step = config.steps[name]

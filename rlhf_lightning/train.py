@@ -47,8 +47,10 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         if checkpoint is not None and "checkpoint" in str(error):
             raise UserError(f"{checkpoint}: {error}") from error
         raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:
+        if trainer.interrupted:  # Ctrl-C, after which Lightning leaves with its own code
+            raise KeyboardInterrupt from None
+        raise
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

@@ -93,7 +93,13 @@ def _reward_model(values: Mapping[str, Any]) -> list[str]:
         )
         if values.get(key) is not None
     ]
-    return [f"{told} ({'; '.join(notes)})." if notes else f"{told}."]
+    lines = [f"{told} ({'; '.join(notes)})." if notes else f"{told}."]
+    if values.get("gold_accuracy") == 1.0:
+        lines.append(
+            "⚠ The judge's gold reward explains every label: judge and labeler are the same, so a win shows that "
+            "the training reached its aim, not that somebody else would agree."
+        )
+    return lines
 
 
 def _warnings(models: Mapping[str, Mapping[str, Any]], baseline: str, name: str) -> list[str]:

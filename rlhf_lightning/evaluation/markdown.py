@@ -68,8 +68,8 @@ def markdown(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
 
 _CAPTIONS = {
     "reward_against_kl": "Points are the models of the table; lines are the rollouts during training (running means), "
-    "scored by the reward model. Where the proxy goes on rising and the gold reward does not, the policy exploits the "
-    "reward model.",
+    "scored by the reward model, after the rule for a missing EOS. Where the proxy goes on rising and the gold reward "
+    "does not, the policy exploits the reward model.",
     "alignment_tax": "What alignment costs the model as a language model. The dashed line is the baseline.",
     "learning_curves": "Thin lines are logged values, thick lines their running mean.",
 }

@@ -101,7 +101,10 @@ def written(value: Any, form: Form) -> str:
 
 def written_seconds(seconds: float) -> str:
     """A duration, in minutes where it is long."""
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 def _rows(models: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]) -> list[Row]:

@@ -29,7 +29,7 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
     ways_out = f"set data.{key}={room} and data.overlong=drop" if room > 0 else "lower module.max_new_tokens"
     generated = f" with {new_tokens} new tokens" if new_tokens else ""
     for split in ("train", "validation", "demonstrations"):
-        rows = getattr(data, f"{'demonstration' if split == 'demonstrations' else split}_rows", None)
+        rows: Any = getattr(data, f"{'demonstration' if split == 'demonstrations' else split}_rows", None)
         if "length" in getattr(rows, "column_names", ()):
             lengths = rows.data.column("length").to_numpy()
             row = int(lengths.argmax())

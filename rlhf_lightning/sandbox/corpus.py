@@ -162,9 +162,9 @@ STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
     (_plain, 0.08),
     (_story, 0.12),
     (_list, 0.02),
-    (_chant, 0.10),
+    (_chant, 0.05),
     (_instructions, 0.10),
-    (_answered, 0.36),
+    (_answered, 0.40),
 )
 
 

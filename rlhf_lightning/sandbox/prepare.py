@@ -15,7 +15,6 @@ from rlhf_lightning.sandbox.demonstrations import Demonstrator
 from rlhf_lightning.sandbox.labelers import digest
 from rlhf_lightning.sandbox.phrasings import phrase
 from rlhf_lightning.sandbox.tasks import Task, draw_task, use_case_counts
-from rlhf_lightning.sandbox.tokenizer import base_config, train_tokenizer
 
 USERS = 60
 # Users of the test and of the held-out validation files; everybody else is in training. Split by user, as the paper.
@@ -71,6 +70,9 @@ def prepare_sandbox(
         _write(folder / f"{name}.jsonl", _demonstrated(rows, seed) if name.startswith("demo") else rows)
 
     (folder / "few_shot.txt").write_text(few_shot(seed), encoding="utf-8")
+    # Imported here, as it brings transformers with it: labelers and judge start without.
+    from rlhf_lightning.sandbox.tokenizer import base_config, train_tokenizer
+
     tokenizer = train_tokenizer(documents)
     tokenizer.save_pretrained(str(folder / "base"))
     base_config(tokenizer).save_pretrained(str(folder / "base"))

@@ -40,6 +40,7 @@ class Constant(L.LightningModule):
             self.optimizers().step()  # type: ignore[union-attr]
         with torch.no_grad():
             self.policy.weight.fill_(self.values[batch_idx])
+            self.policy.constant[1] = self.values[batch_idx]  # type: ignore[index,operator]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.seen_in_validation.append(self.policy.weight.item())
@@ -62,7 +63,7 @@ def test_average_is_taken_once_an_iteration_from_the_initial_weights(make_traine
     # 0.75*8 + 0.25*4 = 7; 0.75*7 + 0.25*0 = 5.25; 0.75*5.25 + 0.25*2 = 4.4375
     assert module.policy.weight.item() == 4.4375
     assert module.value.weight.item() == 5.0
-    assert torch.equal(module.policy.constant, torch.tensor([0.1, 0.3]))  # type: ignore[arg-type]
+    assert torch.equal(module.policy.constant, torch.tensor([0.1, 2.0]))  # type: ignore[arg-type]
 
 
 def test_default_decay_is_the_papers() -> None:
@@ -96,7 +97,7 @@ def test_checkpoint_holds_trained_weights_and_the_average_of_the_policy_alone(ma
     saved = torch.load(tmp_path / "c" / "iteration-000002.ckpt", weights_only=True)
     assert {name: tensor.tolist() for name, tensor in saved["state_dict"].items()} == {
         "policy.weight": [[0.0]],
-        "policy.constant": pytest.approx([0.1, 0.3]),
+        "policy.constant": pytest.approx([0.1, 0.0]),
         "value.weight": [[5.0]],
     }
     assert saved["policy_ema"]["state_dict"].keys() == {"policy.weight", "policy.constant"}

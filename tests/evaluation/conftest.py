@@ -1,13 +1,20 @@
-"""A report with round numbers, as the comparison gives it."""
+"""A report with round numbers, as the comparison gives it, and what a comparison of tiny models needs."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.models import load_causal_lm, save_model_folder
+
+PROMPTS = ["go", "who are you?", "hi", "name a dog.", "why", "sing"]
 
 
 def _model(win: float, low: float, high: float, **values: Any) -> dict[str, Any]:
@@ -67,3 +74,64 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
         return str(tmp_path / name)
 
     return write
+
+
+class Referee:
+    """Keeps what it is shown; prefers the longer text, and knows of each whether it has an a."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[list[str], list[str]]] = []
+
+    def prefer(self, rows: Any, left: list[str], right: list[str]) -> list[float]:
+        assert [row["task"] for row in rows] == list(range(len(rows)))
+        self.shown.append((left, right))
+        return [0.5 if len(a) == len(b) else float(len(a) > len(b)) for a, b in zip(left, right, strict=True)]
+
+    def assess(self, rows: Any, responses: list[str]) -> dict[str, list[float]]:
+        return {
+            "gold_reward": [float(len(response)) for response in responses],
+            "rude": [float("a" in response) for response in responses],
+            # Decided for the first prompt alone.
+            "harm": [1.0, *[math.nan] * (len(responses) - 1)],
+        }
+
+
+@pytest.fixture(scope="session")
+def ppo_folder(causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path_factory: Any) -> Path:
+    model = load_causal_lm(name=str(causal_lm_folders["llama"]))
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return save_model_folder(model, encoder, tmp_path_factory.mktemp("ppo") / "model")
+
+
+@pytest.fixture
+def arguments(
+    causal_lm_folders: dict[str, Path],
+    reward_model_folders: dict[str, Path],
+    ppo_folder: Path,
+    write_jsonl: Callable[..., str],
+    tmp_path: Path,
+) -> dict[str, Any]:
+    (tmp_path / "few_shot.txt").write_text("hi\nyo")
+    llama = str(causal_lm_folders["llama"])
+    return {
+        "models": {
+            "base_prompted": {"name": llama, "prefix": str(tmp_path / "few_shot.txt")},
+            "ppo": {"name": str(ppo_folder)},
+            "sft": {"name": llama, "prefix": None},
+            "ppo_ptx": None,
+        },
+        "reward_model": str(reward_model_folders["llama"]),
+        "prompts": write_jsonl("prompts.jsonl", [{"prompt": p, "task": index} for index, p in enumerate(PROMPTS)]),
+        "text": write_jsonl("text.jsonl", [{"text": "a dog runs. it is big. who are you? a cat."}]),
+        "comparisons": write_jsonl(
+            "comparisons.jsonl", [{"prompt": "go", "responses": ["yes.", "no", "hm"], "ranks": [1, 2, 2]}]
+        ),
+        "judge": Referee(),
+        "out": tmp_path / "out",
+        "max_new_tokens": 6,
+        "text_block": 8,
+        "seed": 5,
+    }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -81,3 +82,15 @@ def test_after_a_prefix_the_baseline_reads_the_text_in_its_own_form(
     (found,) = kl_from(TokenLogprobs(baseline), encoder, TokenLogprobs(other), encoder, samples, ["go"], prompted=True)
     plain = by_hand(baseline, encoder.prompt("go"), encoder.response("yes."))
     assert found == pytest.approx(by_hand(other, read, wrote) - plain, abs=1e-4)
+
+
+def test_a_baseline_with_another_template_reads_prompts_in_its_own_form(
+    make_causal_lm: Callable[..., Any], other: Any, encoder: Encoder, samples: Samples
+) -> None:
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}!"
+    templated, baseline = Encoder(tokenizer), make_causal_lm()
+    found = kl_from(TokenLogprobs(baseline), templated, TokenLogprobs(other), encoder, samples, PROMPTS)
+    for value, prompt, read, response in zip(found, PROMPTS, samples.prompt_ids, samples.response_ids, strict=True):
+        expected = by_hand(other, read, response) - by_hand(baseline, encoder.prompt(f"{prompt}!"), response)
+        assert value == pytest.approx(expected, abs=1e-4)

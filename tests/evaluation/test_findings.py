@@ -69,6 +69,12 @@ def test_the_reward_model_stands_beside_what_is_possible(report: dict[str, Any])
     )
 
 
+def test_a_judge_who_is_the_labeler_is_no_independent_one(report: dict[str, Any]) -> None:
+    assert not any("judge and labeler" in line for line in findings(report))
+    report["reward_model"]["gold_accuracy"] = 1.0
+    assert "judge and labeler are the same" in said(report, "explains every label")
+
+
 def test_missing_numbers_leave_their_sentence_out(report: dict[str, Any]) -> None:
     report["reward_model"] = None
     for values in report["models"].values():

@@ -47,8 +47,9 @@ def test_pairs_of_a_prompt_are_drawn_together() -> None:
 
 
 def test_the_ratio_weighs_prompts_by_their_pairs() -> None:
-    # The only units: 30 of 40 pairs. Every resample is the same, whatever is drawn.
-    assert bootstrap_interval([30, 30], [40, 40]) == (0.75, 0.75)
+    # 200 prompts of one pair, all right, and 200 of three, all wrong: a quarter of the pairs, not half.
+    low, high = bootstrap_interval([1, 0] * 200, [1, 3] * 200)
+    assert 0.2 < low < 0.25 < high < 0.3
 
 
 def test_few_draws_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

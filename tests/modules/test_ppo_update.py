@@ -149,7 +149,7 @@ def test_nan_in_masked_slots_changes_nothing(
             architecture, cls=cls, optimizer=recorder, missing_eos=missing_eos, whiten_rewards=True, micro_batch_size=2
         )
         metrics = fit(module, [{"prompts": prompts}]).callback_metrics
-        found.append((recorder.gradients[0], {name: value for name, value in metrics.items()}))
+        found.append((recorder.gradients[0], dict(metrics)))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
     assert all(gradient.isfinite().all() for gradient in found[0][0].values())
 
