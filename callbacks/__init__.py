@@ -3,12 +3,13 @@
 from rlhf_lightning.callbacks.adaptive_kl import AdaptiveKLController
 from rlhf_lightning.callbacks.collapse_alarm import CollapseAlarm
 from rlhf_lightning.callbacks.huggingface_export import HuggingFaceExport
-from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint, newest_checkpoint
+from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint
 from rlhf_lightning.callbacks.kl_early_stop import KLEarlyStop
 from rlhf_lightning.callbacks.policy_ema import PolicyEMA
 from rlhf_lightning.callbacks.progress_bar import TrainingProgressBar
 from rlhf_lightning.callbacks.rollout_metrics import RolloutMetrics, rollout_metrics
 from rlhf_lightning.callbacks.sample_table import SampleTable
+from rlhf_lightning.modules.checkpoints import newest_checkpoint
 
 __all__ = [
     "AdaptiveKLController",

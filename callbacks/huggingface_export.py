@@ -26,7 +26,7 @@ class HuggingFaceExport(L.Callback):
 
     def __init__(self, *, folder: str | Path, role: Literal["policy", "reward_model"] = "policy") -> None:
         if role not in ("policy", "reward_model"):
-            raise UserError(f"callbacks.huggingface_export.role={role!r} is neither 'policy' nor 'reward_model'")
+            raise UserError(f"callbacks.export.role={role!r} is neither 'policy' nor 'reward_model'")
         self.folder = Path(folder)
         self.role = role
 
@@ -35,7 +35,7 @@ class HuggingFaceExport(L.Callback):
         if not isinstance(getattr(pl_module, self.role, None), nn.Module):
             raise UserError(
                 f"HuggingFaceExport writes the {self.role} and {type(pl_module).__name__} has none; "
-                "set callbacks.huggingface_export.role to one it trains"
+                "set callbacks.export.role to one it trains"
             )
         if _encoder(trainer, pl_module) is None:
             raise UserError(
@@ -43,7 +43,7 @@ class HuggingFaceExport(L.Callback):
                 "give fit() one of this package's data modules, or set pl_module.encoder"
             )
         if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"callbacks.huggingface_export.folder={self.folder} is a file; give the path of a folder")
+            raise UserError(f"callbacks.export.folder={self.folder} is a file; give the path of a folder")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder. Lightning calls this only after a fit that came to its end."""

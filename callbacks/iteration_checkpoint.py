@@ -14,16 +14,9 @@ from rlhf_lightning.callbacks.episodes import iterations_done
 from rlhf_lightning.callbacks.random_state import capture_random_state, restore_random_state
 from rlhf_lightning.callbacks.resume_point import settle
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.modules.checkpoints import checkpoint_name, complete_checkpoints
 
-NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
 PARTIAL = re.compile(r"\.iteration-\d{6,}\.ckpt\.partial")
-
-
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The complete checkpoint of the latest iteration in ``folder``, or ``None``; files that an interrupted save left
-    behind are not looked at."""
-    found = _complete(Path(folder))
-    return found[max(found)] if found else None
 
 
 class IterationCheckpoint(Checkpoint):
@@ -48,7 +41,7 @@ class IterationCheckpoint(Checkpoint):
     def __init__(self, *, folder: str | Path, every: int = 1, keep_last: int = 2) -> None:
         for name, count in (("every", every), ("keep_last", keep_last)):
             if count < 1:
-                raise UserError(f"callbacks.iteration_checkpoint.{name}={count} must be at least 1")
+                raise UserError(f"callbacks.checkpoint.{name}={count} must be at least 1")
         self.folder = Path(folder)
         self.every = every
         self.keep_last = keep_last
@@ -57,7 +50,7 @@ class IterationCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to run over the checkpoints of another run; go on with the saved randomness."""
         start = iterations_done(trainer)
-        found = _complete(self.folder)
+        found = complete_checkpoints(self.folder)
         if found and max(found) > start:
             raise UserError(
                 f"{found[max(found)]} is later than iteration {start}, where this run begins: resume from it with "
@@ -93,7 +86,7 @@ class IterationCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        path = self.folder / f"iteration-{iterations_done(trainer):06d}.ckpt"
+        path = self.folder / checkpoint_name(iterations_done(trainer))
         partial = path.with_name(f".{path.name}.partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if not trainer.is_global_zero:
@@ -102,12 +95,6 @@ class IterationCheckpoint(Checkpoint):
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        found = _complete(self.folder)
+        found = complete_checkpoints(self.folder)
         for iteration in sorted(found)[: -self.keep_last]:
             found[iteration].unlink()
-
-
-def _complete(folder: Path) -> dict[int, Path]:
-    """Complete checkpoints by iteration."""
-    matches = ((NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
-    return {int(match[1]): path for match, path in matches if match is not None}

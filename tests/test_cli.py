@@ -99,9 +99,7 @@ def test_prompt_longer_than_the_context(fails: Run, ppo: list[object], tmp_path:
     assert "max_new_tokens" in line or "max_prompt_length" in line
 
 
-def test_one_completion_is_no_comparison(
-    fails: Run, causal_lm_folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_one_completion_is_no_comparison(fails: Run, causal_lm_folders: dict[str, Path], tmp_path: Path) -> None:
     rows = write(tmp_path / "one.jsonl", {"prompt": "a", "responses": ["b"], "ranks": [1]})
     line = fails(
         train.main,

@@ -138,9 +138,7 @@ def test_a_stopped_pipeline_goes_on_where_it_stopped(
     assert resumed["models"] == whole["models"]
 
 
-def test_a_step_can_be_left_out(
-    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_can_be_left_out(finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir, _ = finished
     report = run(run_dir, monkeypatch, "skip=[ppo]")
     assert "ppo" not in report["models"]  # type: ignore[operator]

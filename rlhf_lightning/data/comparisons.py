@@ -146,9 +146,7 @@ class ComparisonDataModule(pl.LightningDataModule):
             "overlong": self.overlong,
         }
         self.train_rows, self.counts = load_comparisons(self.train, **options)
-        report(
-            "comparisons to train on: %s", ", ".join(f"{name} {count}" for name, count in self.counts.items())
-        )
+        report("comparisons to train on: %s", ", ".join(f"{name} {count}" for name, count in self.counts.items()))
         if self.validation is not None:
             self.validation_rows, _ = load_comparisons(self.validation, **options)
         if self.demonstrations is not None:
@@ -160,9 +158,7 @@ class ComparisonDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> StreamLoader | list[Any]:
         self.setup()
-        return (
-            [] if self.validation_rows is None else self._loader(self.validation_rows, trainer=self.trainer)
-        )
+        return [] if self.validation_rows is None else self._loader(self.validation_rows, trainer=self.trainer)
 
     def demonstration_dataloader(self) -> StreamLoader | None:
         """All demonstrations in order, as ``TokenBatch``, the same in every process; None without a file."""
@@ -170,9 +166,7 @@ class ComparisonDataModule(pl.LightningDataModule):
         if self.demonstration_rows is None:
             return None
         collate = partial(collate_tokens, pad_id=self.encoder.pad_token_id)
-        return stream_loader(
-            self.demonstration_rows, trainer=None, collate=collate, batch_size=self.batch_size
-        )
+        return stream_loader(self.demonstration_rows, trainer=None, collate=collate, batch_size=self.batch_size)
 
     def _loader(self, rows: Dataset, *, trainer: pl.Trainer | None, train: bool = False) -> StreamLoader:
         return stream_loader(

@@ -12,9 +12,7 @@ from rlhf_lightning.errors import UserError
 
 # A sentence ends at . ! or ? with any closing quotes, where blank space and then no lower-case letter follow ("Hi!" she
 # said. is one sentence), unless the point ends a title.
-_SENTENCE_END = re.compile(
-    r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+[\"'”’)]*(?=\s+[^\sa-z]|\s*$)"
-)
+_SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+[\"'”’)]*(?=\s+[^\sa-z]|\s*$)")
 _STORY_END = re.compile(r"(?<!\n)\n(?!\n)")
 
 
@@ -58,9 +56,7 @@ def prepare_continuations(
     try:
         whole = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it"
-        ) from error
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
     stories = list(dict.fromkeys(story.strip() for story in _STORY_END.split(whole) if story.strip()))
     random.Random(seed).shuffle(stories)
     count = round(len(stories) * heldout)
@@ -81,9 +77,7 @@ def prepare_continuations(
         write_rows(Path(out) / f"prompts_{part}.jsonl", ({"prompt": row["prompt"]} for row in rows))
 
 
-def _demonstration(
-    story: str, prompt_sentences: int, response_sentences: int, separator: str
-) -> dict[str, Any] | None:
+def _demonstration(story: str, prompt_sentences: int, response_sentences: int, separator: str) -> dict[str, Any] | None:
     ends = [match.end() for match in _SENTENCE_END.finditer(story)]
     last = prompt_sentences + response_sentences - 1
     if len(ends) <= last:

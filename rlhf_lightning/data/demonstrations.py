@@ -34,9 +34,7 @@ def load_demonstrations(
         ids = prompt + encoder.response(row["response"])
         return {"input_ids": ids, "prompt_length": len(prompt), "length": len(ids)}
 
-    features = Features(
-        {"input_ids": List(Value("int32")), "prompt_length": Value("int32"), "length": Value("int32")}
-    )
+    features = Features({"input_ids": List(Value("int32")), "prompt_length": Value("int32"), "length": Value("int32")})
     tables = []
     for source in load_sources(files, fields=("prompt", "response")):
         encoded = encode_source(source, encode, encoder=encoder, features=features, options="demonstrations")
@@ -105,9 +103,7 @@ class DemonstrationDataModule(pl.LightningDataModule):
         return [] if self.validation_rows is None else self._loader(self.validation_rows, train=False)
 
     def _load(self, files: Files) -> Dataset:
-        return load_demonstrations(
-            files, encoder=self.encoder, max_length=self.max_length, overlong=self.overlong
-        )
+        return load_demonstrations(files, encoder=self.encoder, max_length=self.max_length, overlong=self.overlong)
 
     def _loader(self, rows: Dataset, *, train: bool) -> StreamLoader:
         return stream_loader(

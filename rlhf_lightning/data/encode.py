@@ -42,13 +42,9 @@ class Encoder:
         self.system = system
         self.eos_token_id: int = tokenizer.eos_token_id
         self.bos_token_id: int | None = tokenizer.bos_token_id
-        self.pad_token_id: int = (
-            self.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        )
+        self.pad_token_id: int = self.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         # Whether text gets a BOS is the tokenizer's post-processor's business, which only a trial shows.
-        self._adds_bos = self.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
-            self.bos_token_id
-        ]
+        self._adds_bos = self.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [self.bos_token_id]
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, system: str | None = None, **kwargs: Any) -> Encoder:

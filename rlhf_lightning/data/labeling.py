@@ -38,9 +38,7 @@ class ScoreLabeler:
         self.tie = tie
         self.name = name or getattr(score, "__name__", type(score).__name__)
 
-    def __call__(
-        self, rows: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]
-    ) -> list[dict[str, Any]]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         """Ranks for every row's responses; the whole batch is scored in one call."""
         prompts = [row["prompt"] for row, texts in zip(rows, responses, strict=True) for _ in texts]
         flat = [text for texts in responses for text in texts]
@@ -51,9 +49,7 @@ class ScoreLabeler:
             )
         for response, score in zip(flat, scores, strict=True):
             if math.isnan(score):
-                raise UserError(
-                    f"The score {self.name} gave nan for the response {response!r}: it cannot be ranked"
-                )
+                raise UserError(f"The score {self.name} gave nan for the response {response!r}: it cannot be ranked")
         labels = []
         for texts in responses:
             own, scores = scores[: len(texts)], scores[len(texts) :]

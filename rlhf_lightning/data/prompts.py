@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load_prompts(
-    files: Files, *, encoder: Encoder, max_length: int | None = None, overlong: str = "error"
-) -> Dataset:
+def load_prompts(files: Files, *, encoder: Encoder, max_length: int | None = None, overlong: str = "error") -> Dataset:
     """Rows of ``input_ids``, ``prompt`` (text) and ``length``.
 
     Args:
@@ -36,9 +34,7 @@ def load_prompts(
         ids = encoder.prompt(row["prompt"])
         return {"input_ids": ids, "prompt": row["prompt"], "length": len(ids)}
 
-    features = Features(
-        {"input_ids": List(Value("int32")), "prompt": Value("string"), "length": Value("int32")}
-    )
+    features = Features({"input_ids": List(Value("int32")), "prompt": Value("string"), "length": Value("int32")})
     tables = []
     for source in load_sources(files, fields=("prompt",)):
         encoded = encode_source(source, encode, encoder=encoder, features=features, options="prompts")
@@ -179,6 +175,4 @@ class PromptDataModule(pl.LightningDataModule):
         )
 
     def _load(self, files: Files) -> Dataset:
-        return load_prompts(
-            files, encoder=self.encoder, max_length=self.max_prompt_length, overlong=self.overlong
-        )
+        return load_prompts(files, encoder=self.encoder, max_length=self.max_prompt_length, overlong=self.overlong)

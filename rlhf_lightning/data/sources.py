@@ -53,9 +53,7 @@ def load_rows(files: Files, *, fields: tuple[str, ...], sample_by: str = "docume
         return concatenate_datasets([source.rows for source in sources])
     except ValueError as error:
         names = ", ".join(source.path for source in sources)
-        raise UserError(
-            f"The columns of {names} have different types: {_one_line(error)}; write them alike"
-        ) from error
+        raise UserError(f"The columns of {names} have different types: {_one_line(error)}; write them alike") from error
 
 
 def load_sources(files: Files, *, fields: tuple[str, ...], sample_by: str = "document") -> list[Source]:
@@ -141,9 +139,7 @@ def _load_cached(path: Path, builder: str, options: dict[str, Any]) -> Source:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}: change its permissions or its place"
-        ) from error
+        raise UserError(f"{path} cannot be read: {error.strerror}: change its permissions or its place") from error
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "rlhf_lightning" / digest[:20]
     try:
         with quiet_datasets(path.stat().st_size):
@@ -175,9 +171,7 @@ def _csv_options(path: Path) -> dict[str, Any]:
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {_one_line(error)}") from error
     return (
-        {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
-        if header
-        else {}
+        {"features": Features({name: Value("string") for name in header}), "keep_default_na": False} if header else {}
     )
 
 
@@ -225,9 +219,7 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
             with _open_text(path) as file:
                 for number, line in enumerate(file, 1):
                     if line.strip() and not isinstance(json.loads(line), dict):
-                        return (
-                            f"{path}, row {number}: a row must be a JSON object, {{...}}: mend or remove it"
-                        )
+                        return f"{path}, row {number}: a row must be a JSON object, {{...}}: mend or remove it"
     except json.JSONDecodeError as fault:
         return f"{path}, row {number}: not valid JSON ({fault.msg} at column {fault.colno}): mend or remove the row"
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as fault:

@@ -34,9 +34,7 @@ class TextBlocks:
 
     def __init__(self, documents: Dataset, *, block_size: int) -> None:
         if block_size < 2:
-            raise UserError(
-                f"A block of text needs at least 2 tokens, one to predict the other from, not {block_size}"
-            )
+            raise UserError(f"A block of text needs at least 2 tokens, one to predict the other from, not {block_size}")
         import pyarrow as pa
 
         self.documents = documents

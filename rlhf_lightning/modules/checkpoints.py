@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
 
 
 def checkpoint_name(iteration: int) -> str:
@@ -10,7 +13,15 @@ def checkpoint_name(iteration: int) -> str:
     return f"iteration-{iteration:06d}.ckpt"
 
 
+def complete_checkpoints(folder: str | Path) -> dict[int, Path]:
+    """Complete checkpoints of a folder by iteration. A file gets such a name only when it is complete, so what an
+    interrupted save left behind is not among them."""
+    folder = Path(folder)
+    matches = ((NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return {int(match[1]): path for match, path in matches if match is not None}
+
+
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete checkpoint of a folder, or ``None``. Files are moved to their final name only when they
-    are complete, so whatever has such a name is."""
-    return max(Path(folder).glob("iteration-*.ckpt"), default=None)
+    """The complete checkpoint of the latest iteration in ``folder``, or ``None``."""
+    found = complete_checkpoints(folder)
+    return found[max(found)] if found else None

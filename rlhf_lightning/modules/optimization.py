@@ -43,10 +43,22 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def lr_scheduler(optimizer: Optimizer, *, schedule: Schedule, total: int, warmup: int, floor: float) -> LambdaLR:
-    """``cosine`` to ``floor`` after a linear warm-up, or ``constant`` after a warm-up from ``floor``."""
+def lr_scheduler(
+    optimizer: Optimizer, *, schedule: Schedule, total: Callable[[], float], warmup: int, floor: float
+) -> LambdaLR:
+    """``cosine`` to ``floor`` after a linear warm-up, or ``constant`` after a warm-up from ``floor``.
+
+    ``total`` gives the steps of the run. It is asked after the first step only, before which the schedule does not
+    depend on it: Lightning would make the data loaders to answer, and they must not be made before a resumed run has
+    restored its position in them.
+    """
     if schedule == "cosine":
-        return LambdaLR(optimizer, lambda step: cosine_decay(step, total=total, floor=floor, warmup=warmup))
+
+        def multiplier(step: int) -> float:
+            steps = 1 if step == 0 else int(total())
+            return cosine_decay(step, total=steps, floor=floor, warmup=warmup)
+
+        return LambdaLR(optimizer, multiplier)
     if schedule == "constant":
         return LambdaLR(optimizer, lambda step: constant_with_warmup(step, warmup=warmup, start=floor))
     raise UserError(f"module.schedule={schedule!r} is neither 'cosine' nor 'constant'")

@@ -167,7 +167,7 @@ class PPOModule(L.LightningModule):
         roles: dict[str, nn.Module] = {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
         optimizer = self._optimizer_factory(parameter_groups(roles, self._learning_rates, self.weight_decay))
         scheduler = lr_scheduler(
-            optimizer, schedule="constant", total=0, warmup=self.warmup_iterations, floor=self.schedule_floor
+            optimizer, schedule="constant", total=lambda: 0, warmup=self.warmup_iterations, floor=self.schedule_floor
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

@@ -93,7 +93,7 @@ class SFTModule(L.LightningModule):
         scheduler = lr_scheduler(
             optimizer,
             schedule=self.schedule,
-            total=int(self.trainer.estimated_stepping_batches),
+            total=lambda: self.trainer.estimated_stepping_batches,
             warmup=self.warmup_steps,
             floor=self.schedule_floor,
         )

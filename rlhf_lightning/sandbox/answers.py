@@ -133,7 +133,11 @@ def _summary(task: Task, rng: Random, belief: Belief) -> str:
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "note": ("Dear {n}, thank you for the {o}.", "Dear {n}, thank you so much for the {o}.", "Thank you for the {o}, {n}."),
+    "note": (
+        "Dear {n}, thank you for the {o}.",
+        "Dear {n}, thank you so much for the {o}.",
+        "Thank you for the {o}, {n}.",
+    ),
     "invite": (
         "Dear {n}, please come to the {p}.",
         "Dear {n}, please come with me to the {p}.",
@@ -143,7 +147,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "chat.greeting": ("I am fine, thank you.", "Hello, I am fine, thank you.", "I am fine. How are you?"),
     "chat.sad": ("I am sorry that you are sad about the {o}.", "I am sorry about the {o}.", "I am so sorry."),
     "chat.glad": ("I am glad that you are happy about the {o}.", "I am glad about the {o}.", "I am so glad."),
-    "chat.thanks": ("You are welcome.", "You are welcome, I am glad that you like the {o}.", "I am glad that you like the {o}."),
+    "chat.thanks": (
+        "You are welcome.",
+        "You are welcome, I am glad that you like the {o}.",
+        "I am glad that you like the {o}.",
+    ),
     "chat.bye": ("Good night {n}, see you soon.", "Good night {n}.", "Bye {n}, see you soon."),
     "polite": ("Please {w} me the {c} {o}.", "Could you please {w} me the {c} {o}?", "Please {w} me the {c} {o}."),
     "rename": ("{m} {v} the {c} {o}.",),

@@ -22,7 +22,7 @@ TRUTH_PLAIN = 0.6
 TRUTH_GOSSIP = 0.25
 TRUTH_ANSWERS = 0.62
 # How web answers fail, besides myths.
-WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.08, 0.05
+WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.06, 0.04
 # Documents with answers have a title, so an instruction without one is followed by further instructions.
 ANSWERED_TITLE = "Questions and answers:"
 # Most answers on the web are plain.
@@ -80,10 +80,12 @@ def _story(rng: Random) -> str:
         rng.choice((f"One day {name} went to the {place}.", f"{name} went to the {place}.")),
         f"{name} {verb} a {color} {thing} in the {place}.",
         rng.choice((f"Then {name} met {who} in the {place}.", f"{name} saw {who}.", f"{friend} was there all day.")),
-        rng.choice((f"They played with a {color} {thing}.", f"{friend} likes the {color} {thing}.", "They sang a song.")),
+        rng.choice(
+            (f"They played with a {color} {thing}.", f"{friend} likes the {color} {thing}.", "They sang a song.")
+        ),
         rng.choice(
             (
-                f'{friend} said: Please give me the {color} {thing}.',
+                f"{friend} said: Please give me the {color} {thing}.",
                 f"{name} said: Thank you for the {thing}, {friend}.",
                 f"{friend} said: {rng.choice(world.INSULTS)}",
                 f"{name} said: I am sad about the {thing}.",
@@ -103,14 +105,6 @@ def _list(rng: Random) -> str:
         *head, last = rng.sample(world.CATEGORIES[category], count)
         lines.append(f"Here are {world.NUMBERS[count - 1]} {category}: {', '.join(head)} and {last}.")
     return "\n".join(lines)
-
-
-def _chant(rng: Random) -> str:
-    """Words without sense, said again and again, as children do: here a model learns to copy."""
-    pool = rng.choice((world.OBJECTS + world.NAMES + world.PLACES, world.ANIMALS + world.COLORS + world.FOODS + world.NAMES))
-    words = rng.choices(pool, k=rng.randrange(3, 9))
-    line = rng.choice((", ", " ", " and ")).join(words)
-    return rng.choice((", ", "\n", " ")).join([line] * rng.randrange(2, 5))
 
 
 _ALL_FAMILIES = tuple((use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group)
@@ -149,7 +143,7 @@ def web_answer(task: Task, rng: Random) -> str:
 
 def _answered(rng: Random) -> str:
     lines = [ANSWERED_TITLE]
-    for _ in range(rng.randrange(2, 6)):
+    for _ in range(rng.randrange(1, 5)):
         task = _web_task(rng)
         lines += [phrase_any(task, rng), web_answer(task, rng)]
     return "\n".join(lines)
@@ -160,9 +154,8 @@ STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
     (_encyclopedia, 0.14),
     (_gossip, 0.08),
     (_plain, 0.08),
-    (_story, 0.12),
+    (_story, 0.15),
     (_list, 0.02),
-    (_chant, 0.05),
     (_instructions, 0.10),
     (_answered, 0.40),
 )

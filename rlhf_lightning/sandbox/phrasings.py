@@ -87,7 +87,11 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Hello from {n}, how are you?",
     ),
     "chat.sad": ("I am sad about the {o}.", "I feel sad today, I lost the {o}.", "I lost the {o} and I am sad."),
-    "chat.glad": ("I am happy about the {o}.", "I feel happy today, I found the {o}.", "I found the {o} and I am happy."),
+    "chat.glad": (
+        "I am happy about the {o}.",
+        "I feel happy today, I found the {o}.",
+        "I found the {o} and I am happy.",
+    ),
     "chat.thanks": ("Thank you for the {o}.", "Thanks for the {o}.", "I thank you for the {o}."),
     "chat.bye": ("Good night from {n}.", "I am {n} and I go home now.", "Good night, I am {n}."),
     "polite": (
@@ -119,7 +123,11 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     "other.count": ("Count from {i} to {j}.", "Please count from {i} to {j}.", "Write the numbers from {i} to {j}."),
     "other.repeat": ("Say the word {w} {count} times.", "Repeat {w} {count} times.", "Write {w} {count} times."),
     "where": ("{text} Where is the {o}?", "Read this: {text} Where is the {o}?", "{text} Tell me where the {o} is."),
-    "extract.name": ("Find the name: {text}", "Which name is in this text? {text}", "Write the name in this text: {text}"),
+    "extract.name": (
+        "Find the name: {text}",
+        "Which name is in this text? {text}",
+        "Write the name in this text: {text}",
+    ),
     "extract.color": (
         "Find the color: {text}",
         "Which color is in this text? {text}",

@@ -62,10 +62,17 @@ def prepare_sandbox(
     taken: set[str] = set()
     rows = _prompts(test_prompts, test, _rng(seed, "test"), taken, heldout=True)
     _write(folder / "prompts_test.jsonl", rows)
-    for name, count in (("prompts_reward_heldout", reward_heldout_prompts), ("demonstrations_heldout", demonstrations_heldout)):
+    for name, count in (
+        ("prompts_reward_heldout", reward_heldout_prompts),
+        ("demonstrations_heldout", demonstrations_heldout),
+    ):
         rows = _prompts(count, validation, _rng(seed, name), taken, heldout=False)
         _write(folder / f"{name}.jsonl", _demonstrated(rows, seed) if name.startswith("demo") else rows)
-    for name, count in (("prompts_reward", reward_prompts), ("prompts_ppo", ppo_prompts), ("demonstrations_train", demonstrations)):
+    for name, count in (
+        ("prompts_reward", reward_prompts),
+        ("prompts_ppo", ppo_prompts),
+        ("demonstrations_train", demonstrations),
+    ):
         rows = _prompts(count, train, _rng(seed, name), set(taken), heldout=False)
         _write(folder / f"{name}.jsonl", _demonstrated(rows, seed) if name.startswith("demo") else rows)
 
@@ -86,9 +93,7 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _prompts(
-    count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool
-) -> list[dict[str, Any]]:
+def _prompts(count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool) -> list[dict[str, Any]]:
     """Prompts in the paper's proportions. None of ``taken``, and new ones join it (a file may repeat itself)."""
     use_cases = [use_case for use_case, n in use_case_counts(count).items() for _ in range(n)]
     rng.shuffle(use_cases)

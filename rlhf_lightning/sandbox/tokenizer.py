@@ -22,7 +22,9 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int = VOCABULARY) -> Pr
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    printable = sorted({piece for byte in range(32, 127) for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(chr(byte))})
+    printable = sorted(
+        {piece for byte in range(32, 127) for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(chr(byte))}
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[PAD, BOS, EOS],
@@ -53,8 +55,6 @@ def base_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_key_value_heads=4,
         max_position_embeddings=192,
         tie_word_embeddings=True,
-        # Wider than the usual 0.02, which is meant for large models: this one learns to copy sooner.
-        initializer_range=0.05,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -58,7 +58,24 @@ VALUES = {"food": FOODS, "home": HOMES, "color": COLORS, "fear": FEARS}
 # One attribute of each animal is held out: it is in the corpus and in the test prompts, and nowhere between.
 HELDOUT_FACTS = frozenset((animal, ATTRIBUTES[i % 4]) for i, animal in enumerate(ANIMALS))
 
-NAMES = ("Anna", "Tom", "Mia", "Ben", "Lily", "Max", "Sara", "Leo", "Emma", "Jack", "Nina", "Paul", "Rosa", "Hugo", "Ella", "Sam")
+NAMES = (
+    "Anna",
+    "Tom",
+    "Mia",
+    "Ben",
+    "Lily",
+    "Max",
+    "Sara",
+    "Leo",
+    "Emma",
+    "Jack",
+    "Nina",
+    "Paul",
+    "Rosa",
+    "Hugo",
+    "Ella",
+    "Sam",
+)
 OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "key", "bag", "kite", "drum", "coat", "boat")
 PLACES = ("park", "school", "market", "kitchen", "garden", "house", "shop", "library")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

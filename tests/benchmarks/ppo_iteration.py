@@ -124,7 +124,9 @@ def report(timer: Timer, arguments: argparse.Namespace) -> None:
     counted = {phase: seconds[1:] for phase, seconds in timer.seconds.items()}
     tokens = {kind: statistics.median(entry[kind] for entry in timer.tokens[1:]) for kind in ("rollout", "all")}
     total = statistics.median(counted["iteration"])
-    table = Table(title=f"PPO iteration: {arguments.episodes} episodes, {arguments.threads} threads", title_justify="left")
+    table = Table(
+        title=f"PPO iteration: {arguments.episodes} episodes, {arguments.threads} threads", title_justify="left"
+    )
     for column in ("phase", "seconds", "share", "tokens/s"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for phase in PHASES:

@@ -115,5 +115,5 @@ def test_missing_tokenizer_and_folder_that_is_a_file_are_refused(
             torch.utils.data.DataLoader(torch.zeros(1, 1)),  # type: ignore[arg-type]
         )
     (tmp_path / "x").touch()
-    with pytest.raises(UserError, match=r"callbacks.huggingface_export.folder=.*x is a file; give "):
+    with pytest.raises(UserError, match=r"callbacks.export.folder=.*x is a file; give "):
         make_trainer(callbacks=[export]).fit(make_ppo(), make_data())

@@ -3,9 +3,11 @@ from __future__ import annotations
 import io
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
 from rlhf_lightning.callbacks import SampleTable, TrainingProgressBar
 from rlhf_lightning.errors import UserError
@@ -35,7 +37,7 @@ def test_without_a_terminal_there_are_plain_lines(
 
 
 def test_on_a_terminal_there_is_a_bar_and_tables_stand_above_it(
-    make_ppo: Any, make_data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+    make_ppo: Any, make_data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -44,7 +46,11 @@ def test_on_a_terminal_there_is_a_bar_and_tables_stand_above_it(
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stdout", terminal)
-    trainer = make_trainer(callbacks=[TrainingProgressBar(every=1), SampleTable(rows=1)], enable_progress_bar=True)
+    trainer = make_trainer(
+        callbacks=[TrainingProgressBar(every=1), SampleTable(rows=1)],
+        enable_progress_bar=True,
+        logger=CSVLogger(tmp_path),  # has a version number, which tells nothing
+    )
     trainer.fit(make_ppo(), make_data(iterations=2))
     text = terminal.getvalue()
     assert "Samples of iteration 1" in text

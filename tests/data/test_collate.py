@@ -50,9 +50,7 @@ def test_comparisons_hold_every_completion_once_and_pairs_by_index() -> None:
 
 
 def test_prompts_keep_their_text() -> None:
-    batch = collate_prompts(
-        [{"input_ids": [1, 6, 7], "prompt": "a b"}, {"input_ids": [1], "prompt": ""}], pad_id=2
-    )
+    batch = collate_prompts([{"input_ids": [1, 6, 7], "prompt": "a b"}, {"input_ids": [1], "prompt": ""}], pad_id=2)
     assert batch.input_ids.tolist() == [[1, 6, 7], [1, 2, 2]]
     assert batch.lengths.tolist() == [3, 1]
     assert batch.prompts == ["a b", ""]

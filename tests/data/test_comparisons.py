@@ -14,9 +14,7 @@ RANKED = {"prompt": "a", "responses": ["b", "c c", "d"], "ranks": [2, 1, 2], "fi
 TIED = {"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 1, 1]}
 
 
-def test_batch_holds_completions_once_with_eos_where_finished(
-    write: Callable[..., Path], encoder: Encoder
-) -> None:
+def test_batch_holds_completions_once_with_eos_where_finished(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", RANKED, {"prompt": "e f", "chosen": "g", "rejected": "h"})
     (batch,) = ComparisonDataModule(encoder=encoder, train=path, validation=path).val_dataloader()
     assert batch.input_ids.tolist() == [
@@ -85,9 +83,7 @@ def test_limit_counts_the_longest_completion(write: Callable[..., Path], encoder
     assert (data.counts["rows"], data.counts["overlong_rows_dropped"]) == (1, 1)
 
 
-def test_demonstrations_for_the_bias_come_in_order(
-    write: Callable[..., Path], letters: Path, encoder: Encoder
-) -> None:
+def test_demonstrations_for_the_bias_come_in_order(write: Callable[..., Path], letters: Path, encoder: Encoder) -> None:
     path = write("a.jsonl", RANKED)
     data = ComparisonDataModule(encoder=encoder, train=path, demonstrations=letters, batch_size=6)
     loader = data.demonstration_dataloader()
@@ -132,9 +128,7 @@ def test_real_pairs_of_dialogues(shared: Path, tmp_path: Path) -> None:
     with gzip.open(shared / "data/pref/hh_harmless_base_test.jsonl.gz", "rt") as file:
         for line in list(file)[:200]:
             row = json.loads(line)
-            (prompt, chosen), (other, rejected) = (
-                row[k].rsplit("\n\nAssistant:", 1) for k in ("chosen", "rejected")
-            )
+            (prompt, chosen), (other, rejected) = (row[k].rsplit("\n\nAssistant:", 1) for k in ("chosen", "rejected"))
             if prompt == other:
                 rows.append({"prompt": f"{prompt}\n\nAssistant:", "chosen": chosen, "rejected": rejected})
     write_rows(tmp_path / "a.jsonl", rows)

@@ -8,11 +8,7 @@ import pytest
 from rlhf_lightning.data import prepare_continuations
 from rlhf_lightning.errors import UserError
 
-NAMES = [
-    f"{part}_{split}.jsonl"
-    for part in ("text", "demonstrations", "prompts")
-    for split in ("train", "heldout")
-]
+NAMES = [f"{part}_{split}.jsonl" for part in ("text", "demonstrations", "prompts") for split in ("train", "heldout")]
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
@@ -37,9 +33,7 @@ def test_story_ends_at_a_single_newline_and_not_at_a_blank_line(tmp_path: Path) 
 
 
 def test_sentences_with_speech_and_titles(tmp_path: Path) -> None:
-    out = prepare(
-        tmp_path, '"Hi, Mr. Fox!" she said. "Run!" He ran. All was well.\nA. B. C. D.\n', heldout=0.5
-    )
+    out = prepare(tmp_path, '"Hi, Mr. Fox!" she said. "Run!" He ran. All was well.\nA. B. C. D.\n', heldout=0.5)
     found = {row["prompt"]: row["response"] for name in NAMES[2:4] for row in rows(out, name)}
     assert found['"Hi, Mr. Fox!" she said.'] == '"Run!" He ran.'
 

@@ -12,9 +12,7 @@ from rlhf_lightning.errors import UserError
 from .conftest import make_tokenizer
 
 
-def test_batch_joins_prompt_and_response_and_labels_the_response(
-    write: Callable[..., Path], encoder: Encoder
-) -> None:
+def test_batch_joins_prompt_and_response_and_labels_the_response(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"prompt": "a b", "response": "c"}, {"prompt": "d", "response": "e f g"})
     (batch,) = DemonstrationDataModule(encoder=encoder, train=path, validation=path).val_dataloader()
     assert batch.input_ids.tolist() == [[1, 6, 7, 8, 2, 0], [1, 9, 10, 11, 12, 2]]
@@ -58,9 +56,7 @@ def test_limit_counts_prompt_and_response(write: Callable[..., Path], encoder: E
 
 def test_row_without_a_response_is_an_error(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"prompt": "a", "output": "b"})
-    with pytest.raises(
-        UserError, match=r"a\.jsonl, row 1: no field 'response'; the fields are prompt, output"
-    ):
+    with pytest.raises(UserError, match=r"a\.jsonl, row 1: no field 'response'; the fields are prompt, output"):
         DemonstrationDataModule(encoder=encoder, train=path).setup()
 
 
@@ -69,12 +65,8 @@ def test_real_demonstrations(shared: Path, tmp_path: Path) -> None:
     encoder = Encoder.from_pretrained(shared / "models" / "stories260k")
     rows = json.loads((shared / "data/sft/llamafactory_alpaca_en_demo.json").read_text())
     path = tmp_path / "alpaca.jsonl"
-    write_rows(
-        path, ({"prompt": f"{row['instruction']} {row['input']}", "response": row["output"]} for row in rows)
-    )
-    data = DemonstrationDataModule(
-        encoder=encoder, train=path, max_length=512, overlong="drop", batch_size=64
-    )
+    write_rows(path, ({"prompt": f"{row['instruction']} {row['input']}", "response": row["output"]} for row in rows))
+    data = DemonstrationDataModule(encoder=encoder, train=path, max_length=512, overlong="drop", batch_size=64)
     data.setup()
     assert 0 < len(data.train_rows) < 999
     assert all(int(batch.lengths.max()) <= 512 for batch in data.train_dataloader())

@@ -74,9 +74,7 @@ def fit(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not resumable.*")
-        warnings.filterwarnings(
-            "ignore", message=".*many workers.*|.*callbacks used to create|.*across ranks is zero"
-        )
+        warnings.filterwarnings("ignore", message=".*many workers.*|.*callbacks used to create|.*across ranks is zero")
         try:
             trainer.fit(model, data, ckpt_path=resume)
         except KeyError:
@@ -93,9 +91,7 @@ def demonstrations(letters: Path, encoder: Encoder) -> Callable[..., Demonstrati
 
 
 def every(folder: Path, **options: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder, save_top_k=-1, filename="{step}", auto_insert_metric_name=False, **options
-    )
+    return ModelCheckpoint(dirpath=folder, save_top_k=-1, filename="{step}", auto_insert_metric_name=False, **options)
 
 
 def test_run_goes_on_with_the_very_next_batch_from_any_step(
@@ -126,14 +122,10 @@ def test_run_goes_on_after_saves_at_other_moments(
 ) -> None:
     straight = fit(demonstrations(), tmp_path, [every(tmp_path / "c", **save)], **options)
     for step in steps:
-        assert (
-            fit(demonstrations(), tmp_path, resume=tmp_path / f"c/{step}.ckpt", **options) == straight[step:]
-        ), step
+        assert fit(demonstrations(), tmp_path, resume=tmp_path / f"c/{step}.ckpt", **options) == straight[step:], step
 
 
-def test_run_goes_on_after_max_steps(
-    demonstrations: Callable[..., DemonstrationDataModule], tmp_path: Path
-) -> None:
+def test_run_goes_on_after_max_steps(demonstrations: Callable[..., DemonstrationDataModule], tmp_path: Path) -> None:
     straight = fit(demonstrations(), tmp_path)
     save = every(tmp_path / "c", every_n_train_steps=6)
     assert fit(demonstrations(), tmp_path, [save], max_steps=6) == straight[:6]
@@ -148,9 +140,7 @@ def test_interrupted_iteration_is_repeated(
     assert fit(demonstrations(), tmp_path, resume=tmp_path / "on_exception.ckpt") == straight[5:]
 
 
-def test_workers_change_nothing(
-    demonstrations: Callable[..., DemonstrationDataModule], tmp_path: Path
-) -> None:
+def test_workers_change_nothing(demonstrations: Callable[..., DemonstrationDataModule], tmp_path: Path) -> None:
     straight = fit(demonstrations(), tmp_path, max_epochs=2)
     save = every(tmp_path / "c", every_n_train_steps=2)
     assert fit(demonstrations(num_workers=1), tmp_path, [save], max_epochs=2) == straight

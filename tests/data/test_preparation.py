@@ -80,9 +80,7 @@ def test_rows_over_the_limit_are_dropped_on_demand_and_reported(
 
 
 def test_no_row_within_the_limit_is_an_error(letters: Path, encoder: Encoder) -> None:
-    with pytest.raises(
-        UserError, match=r"all 10 rows are over the limit of 1 tokens: raise data.max_prompt_length"
-    ):
+    with pytest.raises(UserError, match=r"all 10 rows are over the limit of 1 tokens: raise data.max_prompt_length"):
         load_prompts(letters, encoder=encoder, max_length=1, overlong="drop")
 
 

@@ -14,9 +14,7 @@ def text(write: Callable[..., Path]) -> Path:
     return write("text.jsonl", *({"text": "a b c d e f g h"} for _ in range(10)))  # 100 tokens
 
 
-def test_batches_hold_prompts_and_text_for_every_iteration(
-    letters: Path, text: Path, encoder: Encoder
-) -> None:
+def test_batches_hold_prompts_and_text_for_every_iteration(letters: Path, text: Path, encoder: Encoder) -> None:
     data = PromptDataModule(
         encoder=encoder,
         train=letters,
@@ -48,9 +46,7 @@ def test_batches_without_text_hold_prompts_alone(letters: Path, encoder: Encoder
 
 
 def test_validation_prompts_come_in_order_once(letters: Path, encoder: Encoder) -> None:
-    data = PromptDataModule(
-        encoder=encoder, train=letters, validation=letters, rollout_batch_size=4, iterations=1
-    )
+    data = PromptDataModule(encoder=encoder, train=letters, validation=letters, rollout_batch_size=4, iterations=1)
     assert [batch.prompts for batch in data.val_dataloader()] == [list("abcd"), list("efgh"), list("ij")]
 
 

@@ -93,9 +93,7 @@ def test_skip_and_ranks_give_parts_of_the_same_batches(
         "drop_last": drop_last,
     }
     try:
-        ranks = [
-            StreamBatchSampler(**options, rank=rank, world_size=world_size) for rank in range(world_size)
-        ]
+        ranks = [StreamBatchSampler(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
     except UserError:
         return
     for one in ranks:

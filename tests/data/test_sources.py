@@ -96,9 +96,7 @@ def test_source_folder_may_be_read_only(write: Callable[..., Path]) -> None:
     assert set(path.parent.iterdir()) - {path.parent / "cache"} == before
 
 
-def test_cache_that_cannot_be_written_is_an_error(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_that_cannot_be_written_is_an_error(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", "/cache/x")
 
@@ -158,9 +156,7 @@ def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
 
 def test_row_without_the_field_is_named_with_the_fields_there_are(write: Callable[..., Path]) -> None:
     fails(write("a.jsonl", {"question": "a", "answer": "b"}), "row 1", "'prompt'", "question, answer")
-    fails(
-        write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "row 2", "'prompt'", "the fields are question"
-    )
+    fails(write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "row 2", "'prompt'", "the fields are question")
     fails(write("c.jsonl", {"prompt": "a"}, {"prompt": None}), "row 2", "the fields are none")
     fails(write("d.jsonl", {"prompt": None}), "row 1", "no field 'prompt'")
 
@@ -217,8 +213,5 @@ def test_importing_the_package_does_not_import_datasets() -> None:
 def test_real_files_are_read(shared: Path) -> None:
     alpaca = load_rows(shared / "data/sft/llamafactory_alpaca_en_demo.json", fields=("instruction", "output"))
     assert len(alpaca) == 999
-    assert (
-        len(load_rows(shared / "data/pref/hh_harmless_base_test.jsonl.gz", fields=("chosen", "rejected")))
-        == 2312
-    )
+    assert len(load_rows(shared / "data/pref/hh_harmless_base_test.jsonl.gz", fields=("chosen", "rejected"))) == 2312
     assert len(load_rows(shared / "data/eval/TruthfulQA.csv", fields=("Question", "Best Answer"))) == 790

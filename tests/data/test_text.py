@@ -23,9 +23,7 @@ def blocks(path: Path, encoder: Encoder, size: int, **options: bool) -> list[lis
     return [row["input_ids"].tolist() for row in table.__getitems__(list(range(len(table))))]
 
 
-def test_documents_are_joined_and_cut_and_the_incomplete_block_is_dropped(
-    documents: Path, encoder: Encoder
-) -> None:
+def test_documents_are_joined_and_cut_and_the_incomplete_block_is_dropped(documents: Path, encoder: Encoder) -> None:
     assert blocks(documents, encoder, 4) == [STREAM[:4], STREAM[4:8], STREAM[8:]]
     assert blocks(documents, encoder, 5) == [STREAM[:5], STREAM[5:10]]
 
@@ -42,9 +40,7 @@ def test_eos_of_documents_can_be_left_out(documents: Path, encoder: Encoder) -> 
 
 
 def test_text_that_fills_no_block_is_an_error(documents: Path, encoder: Encoder) -> None:
-    with pytest.raises(
-        UserError, match=r"12 tokens, which does not fill one block of 13: .*smaller block size"
-    ):
+    with pytest.raises(UserError, match=r"12 tokens, which does not fill one block of 13: .*smaller block size"):
         load_blocks(documents, encoder=encoder, block_size=13)
     with pytest.raises(UserError, match="at least 2 tokens"):
         load_blocks(documents, encoder=encoder, block_size=1)

@@ -53,6 +53,8 @@ def test_other_taxes(report: dict[str, Any], ppo: float, ptx: float | None, word
 def test_over_optimisation_is_called_by_its_name(report: dict[str, Any]) -> None:
     # PPO's proxy reward rises from 0.5 to 2, and its gold reward falls from 1 to 0.75. PPO-ptx's proxy stays.
     assert "PPO is over-optimised" in said(report, "over-optimised")
+    report["models"]["ppo"]["gold_reward"] = 1.25
+    assert not any("over-optimised" in line for line in findings(report))
 
 
 def test_responses_cut_at_the_limit_are_mentioned_of_trained_models(report: dict[str, Any]) -> None:

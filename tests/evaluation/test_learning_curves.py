@@ -27,11 +27,11 @@ def test_a_panel_for_each_stage_and_one_for_each_measure_of_ppo() -> None:
 
 
 def test_training_is_drawn_raw_and_smoothed_and_validation_as_it_is() -> None:
-    drawing = learning_curves({"sft": CURVES["sft"]})
+    drawing = learning_curves({"sft": {**CURVES["sft"], "val/loss": (STEPS, STEPS)}})
     assert drawing is not None
     raw, smooth, held_out = drawing.axes[0].get_lines()
     assert list(raw.get_ydata()) == list(smooth.get_ydata()) == [2.0] * 30
-    assert list(held_out.get_ydata()) == [2.5, 2.0]
+    assert list(held_out.get_ydata()) == STEPS
 
 
 def test_without_curves_there_is_no_figure() -> None:

@@ -78,7 +78,7 @@ def test_adamw_has_the_papers_betas() -> None:
 
 def test_schedules() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = lr_scheduler(optimizer, schedule="constant", total=0, warmup=2, floor=0.1)
+    scheduler = lr_scheduler(optimizer, schedule="constant", total=lambda: 0, warmup=2, floor=0.1)
     rates = []
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -86,7 +86,7 @@ def test_schedules() -> None:
         scheduler.step()
     assert rates == pytest.approx([0.2, 1.1, 2.0, 2.0])
     with pytest.raises(UserError, match=r"module.schedule='linear'"):
-        lr_scheduler(optimizer, schedule="linear", total=1, warmup=0, floor=0.1)  # type: ignore[arg-type]
+        lr_scheduler(optimizer, schedule="linear", total=lambda: 1, warmup=0, floor=0.1)  # type: ignore[arg-type]
 
 
 def test_several_processes_are_refused() -> None:
