@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.modules.checkpoints import newest_checkpoint
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     L.seed_everything(config.seed, verbose=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+    if checkpoint is not None:
+        put_aside(run_dir / "csv")
     data = instantiate(config.data)
     module = instantiate(config.module)
     callbacks = [instantiate(node) for node in (config.get("callbacks") or {}).values() if node is not None]
@@ -51,6 +54,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         if trainer.interrupted:  # Ctrl-C, after which Lightning leaves with its own code
             raise KeyboardInterrupt from None
         raise
+    finally:
+        join_sessions(run_dir / "csv")
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

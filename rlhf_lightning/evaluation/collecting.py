@@ -75,7 +75,8 @@ def collect_comparisons(
     for number, (label, own) in enumerate(zip(labels, texts, strict=True), 1):
         if len(label.get("ranks", ())) != len(own):
             raise UserError(
-                f"the labeler gave ranks {label.get('ranks')} for the {len(own)} responses of row {number} of {prompts}; "
+                f"the labeler gave ranks {label.get('ranks')} for the {len(own)} responses of row {number} of "
+                f"{prompts}; "
                 'it must return {"ranks": [one number for each response]}'
             )
         pairs += len(pairs_from_ranks(label["ranks"]))

@@ -69,32 +69,46 @@ def _plain(rng: Random) -> str:
     return " ".join(lines)
 
 
+# A story stays with its person, thing and place: so the web teaches to say again what was said.
+_STORY = (
+    "{n} went to the {p}.",
+    "{n} was in the {p} all day.",
+    "{n} {v} a {c} {o} in the {p}.",
+    "The {o} is {c}.",
+    "The {c} {o} is in the {p}.",
+    "{n} likes the {c} {o}.",
+    "{n} has the {c} {o}.",
+    "{n} met {who} in the {p}.",
+    "{n} and the {a} played with the {c} {o}.",
+    "The {a} took the {o} to the {p}.",
+    "{n} said: Please give me the {c} {o}.",
+    "Thank you for the {o}, {n}.",
+    "Dear {n}, please come to the {p}.",
+    "Hello {n}, I like the {o}.",
+    "{n} was sad about the {o}.",
+    "{n} was happy about the {o}.",
+    "{n} and the {a} sang a song.",
+    "Then {n} went home from the {p}.",
+)
+
+
 def _story(rng: Random) -> str:
     belief = Belief(rng, truth=TRUTH_PLAIN, heldout=True)
-    name, friend = rng.sample(world.NAMES, 2)
-    animal, place = rng.choice(world.ANIMALS), rng.choice(world.PLACES)
-    thing, color = rng.choice(world.OBJECTS), rng.choice(world.COLORS)
-    verb = rng.choice(("found", "bought", "lost", "saw"))
+    animal = rng.choice(world.ANIMALS)
     who = f"the {belief.value(animal, 'color')} {animal}" if rng.random() < 0.3 else f"the {animal}"
-    lines = [
-        rng.choice((f"One day {name} went to the {place}.", f"{name} went to the {place}.")),
-        f"{name} {verb} a {color} {thing} in the {place}.",
-        rng.choice((f"Then {name} met {who} in the {place}.", f"{name} saw {who}.", f"{friend} was there all day.")),
-        rng.choice(
-            (f"They played with a {color} {thing}.", f"{friend} likes the {color} {thing}.", "They sang a song.")
-        ),
-        rng.choice(
-            (
-                f"{friend} said: Please give me the {color} {thing}.",
-                f"{name} said: Thank you for the {thing}, {friend}.",
-                f"{friend} said: {rng.choice(world.INSULTS)}",
-                f"{name} said: I am sad about the {thing}.",
-                f"Dear {friend}, please come to the {place}.",
-            )
-        ),
-        rng.choice(("They were very happy.", f"{name} was happy.", "Then they went home.", f"{friend} was sad.")),
-    ]
-    return " ".join(lines[: rng.randrange(3, 7)])
+    slots = {
+        "n": rng.choice(world.NAMES),
+        "o": rng.choice(world.OBJECTS),
+        "c": rng.choice(world.COLORS),
+        "p": rng.choice(world.PLACES),
+        "v": rng.choice(("found", "bought", "lost", "saw")),
+        "a": animal,
+        "who": who,
+    }
+    lines = [line.format(**slots) for line in rng.sample(_STORY, rng.randrange(4, 9))]
+    if rng.random() < 0.12:
+        lines.append(f"{slots['n']} said: {rng.choice(world.INSULTS)}")
+    return " ".join(lines)
 
 
 def _list(rng: Random) -> str:
@@ -151,13 +165,13 @@ def _answered(rng: Random) -> str:
 
 # (writer, weight by documents)
 STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
-    (_encyclopedia, 0.14),
-    (_gossip, 0.08),
-    (_plain, 0.08),
-    (_story, 0.15),
+    (_encyclopedia, 0.10),
+    (_gossip, 0.07),
+    (_plain, 0.06),
+    (_story, 0.22),
     (_list, 0.02),
-    (_instructions, 0.10),
-    (_answered, 0.40),
+    (_instructions, 0.09),
+    (_answered, 0.44),
 )
 
 

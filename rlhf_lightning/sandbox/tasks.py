@@ -177,6 +177,8 @@ def _other(rng: Random, _: bool) -> dict[str, str]:
 
 def _where(rng: Random, _: bool) -> dict[str, str]:
     (o, other), (p, q) = rng.sample(world.OBJECTS, 2), rng.sample(world.PLACES, 2)
+    if rng.random() < 0.5:
+        return {"o": o, "p": p, "text": f"The {o} is in the {p}."}
     asked_first = rng.random() < 0.5
     first, second = ((o, p), (other, q)) if asked_first else ((other, q), (o, p))
     text = f"The {first[0]} is in the {first[1]}. The {second[0]} is in the {second[1]}."

@@ -1,0 +1,44 @@
+"""Metrics of a run that was resumed. Lightning's CSV logger deletes the file of the session before."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+FILE = "metrics.csv"
+
+
+def put_aside(folder: Path) -> None:
+    """Rename the metrics of an earlier session, so that a new logger does not delete them."""
+    current = folder / FILE
+    if current.is_file():
+        os.replace(current, folder / f"metrics-{len(list(folder.glob('metrics-*.csv'))) + 1:03d}.csv")
+
+
+def join_sessions(folder: Path) -> None:
+    """Write the metrics of all sessions into one file. Steps that a later session did again, because it resumed from
+    a checkpoint before them, count once."""
+    earlier = sorted(folder.glob("metrics-*.csv"))
+    current = folder / FILE
+    if not earlier or not current.is_file():
+        return
+    sessions = [_rows(file) for file in (*earlier, current)]
+    joined = sessions[-1]
+    for session in reversed(sessions[:-1]):
+        begin = min((int(row["step"]) for row in joined), default=None)
+        joined = [row for row in session if begin is None or int(row["step"]) < begin] + joined
+    columns = list(dict.fromkeys(name for row in joined for name in row))
+    partial = folder / f".{FILE}.partial"
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(joined)
+    os.replace(partial, current)
+    for file in earlier:
+        file.unlink()
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdigit()]
