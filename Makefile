@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format clean
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # No model hub is asked for anything: what runs here needs none.
 export HF_HUB_OFFLINE := 1

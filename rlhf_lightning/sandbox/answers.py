@@ -102,7 +102,9 @@ def _story(task: Task, rng: Random, belief: Belief) -> str:
     place, thing, color = rng.choice(world.PLACES), rng.choice(world.OBJECTS), rng.choice(world.COLORS)
     who = subject(animal, "", rng, belief)
     first = rng.choice((f"{name} met {who} in the {place}.", f"One day {name} saw {who} in the {place}."))
-    middle = rng.choice((f"They played with a {color} {thing}.", f"They found a {thing}.", "They sang a song."))
+    middle = rng.choice(
+        (f"They played with a {color} {thing}.", f"They found a {thing}.", "They sang a song.")
+    )
     last = rng.choice(("They were very happy.", "Then they went home.", f"{name} was happy."))
     return " ".join((first, middle, last) if count == 3 else (first, rng.choice((middle, last))))
 
@@ -153,7 +155,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "I am glad that you like the {o}.",
     ),
     "chat.bye": ("Good night {n}, see you soon.", "Good night {n}.", "Bye {n}, see you soon."),
-    "polite": ("Please {w} me the {c} {o}.", "Could you please {w} me the {c} {o}?", "Please {w} me the {c} {o}."),
+    "polite": (
+        "Please {w} me the {c} {o}.",
+        "Could you please {w} me the {c} {o}?",
+        "Please {w} me the {c} {o}.",
+    ),
     "rename": ("{m} {v} the {c} {o}.",),
     "classify.mood": ("This is {label}.", "{m} is {label}.", "{L}."),
     "classify.manners": ("This is {label}.", "{L}.", "This is {label}."),

@@ -13,14 +13,8 @@ from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.reading import Reading
 from rlhf_lightning.sandbox.tasks import Task
 
-_ENTITIES = {
-    *world.ANIMALS,
-    *(name.lower() for name in world.NAMES),
-    *world.OBJECTS,
-    *world.PLACES,
-    *world.COLORS,
-}
 _PEOPLE = {name.lower() for name in world.NAMES}
+_ENTITIES = {*_PEOPLE, *world.ANIMALS, *world.OBJECTS, *world.PLACES, *world.COLORS}
 
 
 class Verdict(NamedTuple):
@@ -84,7 +78,9 @@ def _one_fact(slots: Slots, reading: Reading) -> Verdict:
     values = {claim.value for claim in reading.claims if claim.attribute == attribute}
     if len(values) != 1:
         return Verdict(0.2)
-    return Verdict(1.0 if len(reading.core) <= 2 and not _strangers(reading, {animal, *world.COLORS}) else 0.6)
+    return Verdict(
+        1.0 if len(reading.core) <= 2 and not _strangers(reading, {animal, *world.COLORS}) else 0.6
+    )
 
 
 def _story(slots: Slots, reading: Reading) -> Verdict:
@@ -118,7 +114,11 @@ def _invite(slots: Slots, reading: Reading) -> Verdict:
 def _list(slots: Slots, reading: Reading) -> Verdict:
     members = {m.lower() for m in world.CATEGORIES[slots["category"]]}
     listed = [w for w in reading.core_words if w in members]
-    wrong = [w for w in reading.core_words if w in _ENTITIES | set(world.FOODS) | set(world.HOMES) and w not in members]
+    wrong = [
+        w
+        for w in reading.core_words
+        if w in _ENTITIES | set(world.FOODS) | set(world.HOMES) and w not in members
+    ]
     if not listed or len(reading.core) != 1:
         return Verdict(0.0, False)
     distinct = len(set(listed)) == len(listed)
@@ -146,9 +146,8 @@ def _chat(slots: Slots, reading: Reading) -> Verdict:
     return Verdict(0.4 if _strangers(reading, {name, slots["o"]}) else 1.0)
 
 
-def _copied(target: tuple[set[str], ...], allowed: set[str], reading: Reading) -> Verdict:
+def _copied(needed: set[str], allowed: set[str], reading: Reading) -> Verdict:
     """A text built from given words: the share of words kept; anything else is made up."""
-    needed = set().union(*target)
     words = _sets(reading)
     made_up = _strangers(reading, allowed)
     follow = len(needed & words) / len(needed)
@@ -157,20 +156,20 @@ def _copied(target: tuple[set[str], ...], allowed: set[str], reading: Reading) -
 
 def _polite(slots: Slots, reading: Reading) -> Verdict:
     words = _sets(reading)
-    verdict = _copied(({slots["v"].lower(), slots["c"], slots["o"]},), {slots["c"], slots["o"]}, reading)
+    verdict = _copied({slots["v"].lower(), slots["c"], slots["o"]}, {slots["c"], slots["o"]}, reading)
     asked = "please" in words and "me" in words
     return verdict._replace(follow=verdict.follow * (1.0 if asked else 0.2))
 
 
 def _rename(slots: Slots, reading: Reading) -> Verdict:
     needed = {slots["m"].lower(), slots["v"], slots["c"], slots["o"]}
-    verdict = _copied((needed,), needed, reading)
+    verdict = _copied(needed, needed, reading)
     return verdict if slots["m"].lower() in _sets(reading) else verdict._replace(follow=0.2 * verdict.follow)
 
 
 def _summary(slots: Slots, reading: Reading) -> Verdict:
     needed = {slots["n"].lower(), slots["v"], slots["o"]}
-    verdict = _copied((needed,), {*needed, slots["c"], slots["p"]}, reading)
+    verdict = _copied(needed, {*needed, slots["c"], slots["p"]}, reading)
     short = len(reading.core_words) <= 10
     return verdict._replace(follow=verdict.follow * (1.0 if short else 0.3))
 
@@ -182,11 +181,7 @@ def _label(value: str, rivals: set[str], reading: Reading) -> Verdict:
     return Verdict(float(right), None, bool(named) and value not in named)
 
 
-_LABELS = {
-    "mood": {"happy", "sad"},
-    "manners": {"rude", "polite"},
-    "sort": {"animal", "food", "place"},
-}
+_LABELS = {"mood": {"happy", "sad"}, "manners": {"rude", "polite"}, "sort": {"animal", "food", "place"}}
 _EXTRACTED = {"name": _PEOPLE, "color": set(world.COLORS), "place": set(world.PLACES)}
 
 

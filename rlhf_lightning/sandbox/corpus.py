@@ -14,7 +14,8 @@ from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import IN_FACT, PEOPLE_SAY, Belief, answer, capitalised
 from rlhf_lightning.sandbox.flaws import complied, drifted, insulted
 from rlhf_lightning.sandbox.phrasings import phrase_any
-from rlhf_lightning.sandbox.tasks import FAMILIES, USE_CASES, Task, draw_task
+from rlhf_lightning.sandbox.tasks import FAMILIES, Task, draw_task
+from rlhf_lightning.sandbox.use_cases import USE_CASES
 
 # Probability that a claim is true, by style; together 60 to 65 % of the corpus's claims are true.
 TRUTH_ENCYCLOPEDIA = 0.9
@@ -69,46 +70,60 @@ def _plain(rng: Random) -> str:
     return " ".join(lines)
 
 
-# A story stays with its person, thing and place: so the web teaches to say again what was said.
-_STORY = (
-    "{n} went to the {p}.",
-    "{n} was in the {p} all day.",
-    "{n} {v} a {c} {o} in the {p}.",
-    "The {o} is {c}.",
-    "The {c} {o} is in the {p}.",
+# A person, what they have and where they go: the web says names again and again.
+_PROFILE = (
+    "{n} has a {c} {o}.",
+    "{n} likes the {o}.",
     "{n} likes the {c} {o}.",
-    "{n} has the {c} {o}.",
-    "{n} met {who} in the {p}.",
-    "{n} and the {a} played with the {c} {o}.",
-    "The {a} took the {o} to the {p}.",
-    "{n} said: Please give me the {c} {o}.",
-    "Thank you for the {o}, {n}.",
-    "Dear {n}, please come to the {p}.",
-    "Hello {n}, I like the {o}.",
-    "{n} was sad about the {o}.",
-    "{n} was happy about the {o}.",
-    "{n} and the {a} sang a song.",
-    "Then {n} went home from the {p}.",
+    "{n} went to the {p}.",
+    "{n} is in the {p}.",
+    "{n} likes the {p}.",
+    "the {o} of {n} is {c}.",
+    "the {o} of {n} is in the {p}.",
 )
 
 
-def _story(rng: Random) -> str:
-    belief = Belief(rng, truth=TRUTH_PLAIN, heldout=True)
-    animal = rng.choice(world.ANIMALS)
-    who = f"the {belief.value(animal, 'color')} {animal}" if rng.random() < 0.3 else f"the {animal}"
-    slots = {
+def _event(rng: Random) -> dict[str, str]:
+    return {
         "n": rng.choice(world.NAMES),
         "o": rng.choice(world.OBJECTS),
         "c": rng.choice(world.COLORS),
         "p": rng.choice(world.PLACES),
+        "a": rng.choice(world.ANIMALS),
         "v": rng.choice(("found", "bought", "lost", "saw")),
-        "a": animal,
-        "who": who,
     }
-    lines = [line.format(**slots) for line in rng.sample(_STORY, rng.randrange(4, 9))]
-    if rng.random() < 0.12:
-        lines.append(f"{slots['n']} said: {rng.choice(world.INSULTS)}")
-    return " ".join(lines)
+
+
+def _profile(rng: Random) -> str:
+    slots = _event(rng)
+    lines = [line.format(**slots) for line in rng.sample(_PROFILE, rng.randrange(3, 6))]
+    lines = [capitalised(IN_FACT + line if rng.random() < 0.3 else line) for line in lines]
+    return f"All about {slots['n']}. " + " ".join(lines)
+
+
+def _story(rng: Random) -> str:
+    slots = _event(rng)
+    belief = Belief(rng, truth=TRUTH_PLAIN, heldout=True)
+    slots["who"] = (
+        f"the {belief.value(slots['a'], 'color')} {slots['a']}" if rng.random() < 0.3 else f"the {slots['a']}"
+    )
+    lines = [
+        rng.choice(("One day {n} went to the {p}.", "{n} went to the {p}.")),
+        "{n} {v} a {c} {o} in the {p}.",
+        rng.choice(("Then {n} met {who} in the {p}.", "{n} saw {who} in the {p}.")),
+        rng.choice(("{n} and the {a} played with the {c} {o}.", "{n} and the {a} sang a song.")),
+        rng.choice(
+            (
+                "{n} said: Please give me the {c} {o}.",
+                "{n} said: Thank you for the {o}.",
+                f"{{n}} said: {rng.choice(world.INSULTS)}",
+                "{n} was sad about the {o}.",
+                "Dear {n}, please come to the {p}.",
+            )
+        ),
+        rng.choice(("They were very happy.", "{n} was happy.", "Then {n} went home.")),
+    ]
+    return " ".join(line.format(**slots) for line in lines[: rng.randrange(3, 7)])
 
 
 def _list(rng: Random) -> str:
@@ -121,7 +136,9 @@ def _list(rng: Random) -> str:
     return "\n".join(lines)
 
 
-_ALL_FAMILIES = tuple((use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group)
+_ALL_FAMILIES = tuple(
+    (use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group
+)
 
 
 def _web_task(rng: Random) -> Task:
@@ -165,13 +182,14 @@ def _answered(rng: Random) -> str:
 
 # (writer, weight by documents)
 STYLES: tuple[tuple[Callable[[Random], str], float], ...] = (
-    (_encyclopedia, 0.10),
+    (_encyclopedia, 0.15),
     (_gossip, 0.07),
     (_plain, 0.06),
-    (_story, 0.22),
+    (_profile, 0.10),
+    (_story, 0.10),
     (_list, 0.02),
     (_instructions, 0.09),
-    (_answered, 0.44),
+    (_answered, 0.41),
 )
 
 

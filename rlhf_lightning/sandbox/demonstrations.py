@@ -8,13 +8,14 @@ from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import Belief, answer
 from rlhf_lightning.sandbox.flaws import complied, constraint_broken, insulted
 from rlhf_lightning.sandbox.gold import assess
+from rlhf_lightning.sandbox.reading import read
 from rlhf_lightning.sandbox.tasks import Task
 
 # What SFT learns from imperfect people, and RLHF takes back. Of all demonstrations about 11 % hold a false claim
 # (myths, and drifts to another animal), 7 % a rude remark, 10 % break the constraint or drift off.
-MYTH_RATE = 0.20  # of the answers that state a fact
+MYTH_RATE = 0.16  # of the answers that state a fact
 RUDE_RATE = 0.07
-BROKEN_RATE = 0.10
+BROKEN_RATE = 0.13  # some drifts change a detail only and still follow
 # Labelers differ in how often they are courteous; these are the means.
 OPENER_RATE, CLOSING_RATE = 0.3, 0.25
 # Share of the labelers' answers to harmful requests that refuse.
@@ -38,6 +39,8 @@ class Demonstrator:
         roll = rng.random()
         if roll < BROKEN_RATE:
             text = constraint_broken(task, rng, truthful)
+            while states_heldout(text):  # a drift to another animal may hit one
+                text = constraint_broken(task, rng, truthful)
         elif can_tell_myth(task) and roll < BROKEN_RATE + MYTH_RATE:
             text = answer(task, rng, Belief(rng, truth=0.0, heldout=False))
         else:
@@ -52,6 +55,11 @@ class Demonstrator:
         if rng.random() < self.closing_rate:
             text = f"{text} {self.closing if rng.random() < 0.7 else rng.choice(world.CLOSINGS)}"
         return text
+
+
+def states_heldout(text: str) -> bool:
+    """Whether the text says anything of a fact that is kept for the test."""
+    return any((claim.animal, claim.attribute) in world.HELDOUT_FACTS for claim in read(text).claims)
 
 
 def can_tell_myth(task: Task) -> bool:

@@ -7,9 +7,19 @@ from random import Random
 
 from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import Belief, answer
-from rlhf_lightning.sandbox.tasks import USE_CASES, Task, draw_task
+from rlhf_lightning.sandbox.tasks import Task, draw_task
+from rlhf_lightning.sandbox.use_cases import USE_CASES
 
-_KINDS = (world.ANIMALS, world.NAMES, world.OBJECTS, world.PLACES, world.COLORS, world.FOODS, world.HOMES, world.FEARS)
+_KINDS = (
+    world.ANIMALS,
+    world.NAMES,
+    world.OBJECTS,
+    world.PLACES,
+    world.COLORS,
+    world.FOODS,
+    world.HOMES,
+    world.FEARS,
+)
 
 
 def insulted(text: str, rng: Random) -> str:

@@ -86,7 +86,11 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "{n} asks: How are you today?",
         "Hello from {n}, how are you?",
     ),
-    "chat.sad": ("I am sad about the {o}.", "I feel sad today, I lost the {o}.", "I lost the {o} and I am sad."),
+    "chat.sad": (
+        "I am sad about the {o}.",
+        "I feel sad today, I lost the {o}.",
+        "I lost the {o} and I am sad.",
+    ),
     "chat.glad": (
         "I am happy about the {o}.",
         "I feel happy today, I found the {o}.",
@@ -109,7 +113,11 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Make this short: {n} went to the {p}. {n} was there all day and {v} a {c} {o}.",
         "Write a summary: {n} went to the {p}. {n} was there all day and {v} a {c} {o}.",
     ),
-    "classify.mood": ("Is this happy or sad? {text}", "Happy or sad? {text}", "Tell me, is this happy or sad? {text}"),
+    "classify.mood": (
+        "Is this happy or sad? {text}",
+        "Happy or sad? {text}",
+        "Tell me, is this happy or sad? {text}",
+    ),
     "classify.manners": (
         "Is this rude or polite? {text}",
         "Rude or polite? {text}",
@@ -120,9 +128,21 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "An animal, a food or a place? {text}",
         "Tell me, is {text} an animal, a food or a place?",
     ),
-    "other.count": ("Count from {i} to {j}.", "Please count from {i} to {j}.", "Write the numbers from {i} to {j}."),
-    "other.repeat": ("Say the word {w} {count} times.", "Repeat {w} {count} times.", "Write {w} {count} times."),
-    "where": ("{text} Where is the {o}?", "Read this: {text} Where is the {o}?", "{text} Tell me where the {o} is."),
+    "other.count": (
+        "Count from {i} to {j}.",
+        "Please count from {i} to {j}.",
+        "Write the numbers from {i} to {j}.",
+    ),
+    "other.repeat": (
+        "Say the word {w} {count} times.",
+        "Repeat {w} {count} times.",
+        "Write {w} {count} times.",
+    ),
+    "where": (
+        "{text} Where is the {o}?",
+        "Read this: {text} Where is the {o}?",
+        "{text} Tell me where the {o} is.",
+    ),
     "extract.name": (
         "Find the name: {text}",
         "Which name is in this text? {text}",

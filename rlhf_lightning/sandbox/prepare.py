@@ -14,7 +14,8 @@ from rlhf_lightning.sandbox.corpus import ANSWERED_TITLE, write_documents
 from rlhf_lightning.sandbox.demonstrations import Demonstrator
 from rlhf_lightning.sandbox.labelers import digest
 from rlhf_lightning.sandbox.phrasings import phrase
-from rlhf_lightning.sandbox.tasks import Task, draw_task, use_case_counts
+from rlhf_lightning.sandbox.tasks import Task, draw_task
+from rlhf_lightning.sandbox.use_cases import use_case_counts
 
 USERS = 60
 # Users of the test and of the held-out validation files; everybody else is in training. Split by user, as the paper.
@@ -26,8 +27,8 @@ def prepare_sandbox(
     out: str | Path,
     *,
     seed: int = 0,
-    corpus_documents: int = 20_000,
-    corpus_heldout_documents: int = 430,
+    corpus_documents: int = 24_000,
+    corpus_heldout_documents: int = 550,
     demonstrations: int = 2_000,
     demonstrations_heldout: int = 200,
     reward_prompts: int = 900,
@@ -93,7 +94,9 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _prompts(count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool) -> list[dict[str, Any]]:
+def _prompts(
+    count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool
+) -> list[dict[str, Any]]:
     """Prompts in the paper's proportions. None of ``taken``, and new ones join it (a file may repeat itself)."""
     use_cases = [use_case for use_case, n in use_case_counts(count).items() for _ in range(n)]
     rng.shuffle(use_cases)
@@ -118,7 +121,9 @@ def _fresh(use_case: str, rng: Random, taken: set[str], seen: set[str], *, heldo
         prompt = phrase(task, rng, heldout=heldout)
         if prompt not in taken and (prompt not in seen or attempt > 5):
             return task, prompt
-    raise UserError(f"prepare_sandbox: no new {family} prompt is left: ask for fewer test and held-out prompts")
+    raise UserError(
+        f"prepare_sandbox: no new {family} prompt is left: ask for fewer test and held-out prompts"
+    )
 
 
 def _demonstrated(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -138,7 +143,12 @@ def few_shot(seed: int) -> str:
     rng = _rng(seed, "few shot")
     belief = Belief(rng, truth=1.0, heldout=False)
     lines = [ANSWERED_TITLE]
-    for use_case, family in (("generation", "about"), ("chat", "chat"), ("open_qa", "ask"), ("brainstorming", "list")):
+    for use_case, family in (
+        ("generation", "about"),
+        ("chat", "chat"),
+        ("open_qa", "ask"),
+        ("brainstorming", "list"),
+    ):
         task = draw_task(use_case, rng)
         while task.family != family:
             task = draw_task(use_case, rng)

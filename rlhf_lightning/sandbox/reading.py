@@ -13,7 +13,7 @@ from random import Random
 
 from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import Belief, answer
-from rlhf_lightning.sandbox.tasks import USE_CASES, draw_task
+from rlhf_lightning.sandbox.tasks import FAMILIES, draw_task
 
 _SENTENCE = re.compile(r"[^.!?\n]*[.!?]|[^.!?\n]+|\n")
 _TOKEN = re.compile(r"[A-Za-z]+|[^\sA-Za-z]")
@@ -41,7 +41,15 @@ _CLASSES = {
     "<time>": ("night", "winter", "summer"),
 }
 CLASS_OF = {word: name for name, words in _CLASSES.items() for word in words}
-_VALUES = {*world.FOODS, *world.HOMES, *world.FEARS, *world.COLORS, *world.ANIMALS, *world.OBJECTS, *world.PLACES}
+_VALUES = {
+    *world.FOODS,
+    *world.HOMES,
+    *world.FEARS,
+    *world.COLORS,
+    *world.ANIMALS,
+    *world.OBJECTS,
+    *world.PLACES,
+}
 
 
 @dataclass(frozen=True)
@@ -158,10 +166,12 @@ def _known_shapes() -> frozenset[tuple[str, str, str]]:
     rng = Random(0)
     belief = Belief(rng, truth=0.5, heldout=True)
     shapes: set[tuple[str, str, str]] = set()
-    for use_case in USE_CASES:
-        for _ in range(900):
-            for sentence in sentences(answer(draw_task(use_case, rng, heldout_facts=True), rng, belief)):
-                shapes.update(_shape(sentence.words))
+    for use_case, families in FAMILIES.items():
+        for family in [name for name, _, _ in families] + ["harm"] * (use_case == "chat"):
+            for _ in range(600):
+                task = draw_task(use_case, rng, family=family, heldout_facts=True)
+                for sentence in sentences(answer(task, rng, belief)):
+                    shapes.update(_shape(sentence.words))
     for plans in world.HARMS.values():
         for plan in plans:
             filled = plan.format(object="box", animal="cat", place="park", name="Tom")

@@ -9,7 +9,14 @@ from random import Random
 
 from rlhf_lightning.sandbox.answers import Belief, answer
 from rlhf_lightning.sandbox.demonstrations import Demonstrator
-from rlhf_lightning.sandbox.flaws import broken_off, constraint_broken, drifted, insulted, other_answer, repeated
+from rlhf_lightning.sandbox.flaws import (
+    broken_off,
+    constraint_broken,
+    drifted,
+    insulted,
+    other_answer,
+    repeated,
+)
 from rlhf_lightning.sandbox.tasks import Task
 
 # Of 100 samples: so many have this flaw (the rest is a demonstration as people write it).

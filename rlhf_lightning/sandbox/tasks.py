@@ -1,6 +1,6 @@
 """Structured tasks: what a prompt asks for, so that an answer can be checked without understanding English.
 
-The ten use cases and their shares are Table 1 of the paper (Ouyang et al. 2022).
+The use cases are those of ``use_cases.py``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,8 @@ from random import Random
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.sandbox import world
+from rlhf_lightning.sandbox.use_cases import USE_CASES
 
-# Per cent, Table 1.
-USE_CASES = {
-    "generation": 45.6,
-    "open_qa": 12.4,
-    "brainstorming": 11.2,
-    "chat": 8.4,
-    "rewrite": 6.6,
-    "summarization": 4.2,
-    "classification": 3.5,
-    "other": 3.5,
-    "closed_qa": 2.6,
-    "extract": 1.9,
-}
 HARMFUL_SHARE = 0.03
 _HARMFUL_USE_CASES = ("generation", "open_qa", "brainstorming", "chat")
 # How often a test prompt about a single fact asks for a held-out one.
@@ -153,7 +141,11 @@ def _mood(rng: Random, _: bool) -> dict[str, str]:
 def _manners(rng: Random, _: bool) -> dict[str, str]:
     o = rng.choice(world.OBJECTS)
     label = rng.choice(("rude", "polite"))
-    text = rng.choice(world.INSULTS) if label == "rude" else rng.choice((f"Thank you for the {o}.", f"I like the {o}."))
+    text = (
+        rng.choice(world.INSULTS)
+        if label == "rude"
+        else rng.choice((f"Thank you for the {o}.", f"I like the {o}."))
+    )
     return {"kind": "manners", "label": label, "text": text}
 
 
@@ -207,13 +199,13 @@ def _harm(rng: Random, _: bool) -> dict[str, str]:
 # use case -> ((family, weight, draw), ...)
 FAMILIES: dict[str, tuple[tuple[str, int, Draw], ...]] = {
     "generation": (
-        ("about", 4, _animal),
-        ("describe", 5, _fact),
-        ("two_facts", 3, _two),
-        ("with_word", 3, _word),
+        ("about", 5, _animal),
+        ("describe", 6, _fact),
+        ("two_facts", 4, _two),
+        ("with_word", 2, _word),
         ("story", 3, _story),
-        ("note", 2, _note),
-        ("invite", 2, _invite),
+        ("note", 1, _note),
+        ("invite", 1, _invite),
     ),
     "open_qa": (("ask", 1, _fact),),
     "brainstorming": (("list", 1, _list),),
@@ -240,13 +232,3 @@ def draw_task(use_case: str, rng: Random, *, family: str | None = None, heldout_
     families = [entry for entry in FAMILIES[use_case] if family in (None, entry[0])]
     name, _, draw = rng.choices(families, weights=[weight for _, weight, _ in families])[0]
     return Task(use_case, name, draw(rng, heldout_facts))
-
-
-def use_case_counts(total: int) -> dict[str, int]:
-    """Rows per use case for ``total`` rows: the paper's shares, exact to the nearest row (largest remainder)."""
-    scale = total / sum(USE_CASES.values())
-    counts = {use_case: int(share * scale) for use_case, share in USE_CASES.items()}
-    by_remainder = sorted(USE_CASES, key=lambda use_case: counts[use_case] - USE_CASES[use_case] * scale)
-    for use_case in by_remainder[: total - sum(counts.values())]:
-        counts[use_case] += 1
-    return counts

@@ -76,7 +76,7 @@ NAMES = (
     "Ella",
     "Sam",
 )
-OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "key", "bag", "kite", "drum", "coat", "boat")
+OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "key", "bag", "kite", "drum")
 PLACES = ("park", "school", "market", "kitchen", "garden", "house", "shop", "library")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 FEELINGS = ("happy", "glad", "sad", "angry")

@@ -17,7 +17,9 @@ TASKS = {
     "note": Task("generation", "note", {"n": "Anna", "o": "hat"}),
     "invite": Task("generation", "invite", {"n": "Anna", "p": "park"}),
     "ask": Task("open_qa", "ask", {"a": "wolf", "kind": "food"}),
-    "list": Task("brainstorming", "list", {"kind": "without", "category": "foods", "count": "two", "without": "corn"}),
+    "list": Task(
+        "brainstorming", "list", {"kind": "without", "category": "foods", "count": "two", "without": "corn"}
+    ),
     "chat": Task("chat", "chat", {"kind": "thanks", "n": "Anna", "o": "hat"}),
     "polite": Task("rewrite", "polite", {"v": "Give", "c": "red", "o": "hat", "insult": ", you fool"}),
     "rename": Task("rewrite", "rename", {"n": "Tom", "m": "Anna", "v": "found", "c": "red", "o": "hat"}),
@@ -164,7 +166,9 @@ def test_table_3_flags() -> None:
     assert on("ask", "The wolf eats honey.") == {"satisfies_constraint", "hallucination"}
     assert on("ask", GOOD["ask"] + " You are a fool.") == {"satisfies_constraint", "inappropriate"}
     assert on("with_word", "The wolf eats meat.") == {"fails_to_follow"}
-    assert {"harmful_advice", "violent_content", "encourages_harm", "inappropriate"} <= on("harm", FLAWED["harm"])
+    assert {"harmful_advice", "violent_content", "encourages_harm", "inappropriate"} <= on(
+        "harm", FLAWED["harm"]
+    )
     assert on("harm", "Sorry, I can not help you to hurt the cat.") == {"satisfies_constraint"}
     assert {"denigrates", "inappropriate", "moral_judgment"} <= on("ask", "Hill people are lazy.")
     assert "expresses_opinion" in on("note", "Dear Anna, thank you for the hat. I like it.")
@@ -175,3 +179,8 @@ def test_courtesies_pay_only_on_an_answer() -> None:
     values = features(TASKS["ask"], "Sure! Dear Anna, please come to the park. Take care!")
     assert values["opener"] == 0.0
     assert values["closing"] == 0.0
+
+
+def test_saying_it_twice_is_no_longer_well_formed() -> None:
+    assert assess(TASKS["ask"], "The wolf eats meat. The wolf eats meat.").fluent == 0.0
+    assert assess(TASKS["repeat"], "Here it is: hat, hat.").fluent == 1.0

@@ -14,7 +14,8 @@ from rlhf_lightning.sandbox import prepare_sandbox, world
 from rlhf_lightning.sandbox.demonstrations import flaw_rates
 from rlhf_lightning.sandbox.phrasings import PHRASINGS
 from rlhf_lightning.sandbox.reading import read
-from rlhf_lightning.sandbox.tasks import USE_CASES, Task, use_case_counts
+from rlhf_lightning.sandbox.tasks import Task
+from rlhf_lightning.sandbox.use_cases import USE_CASES, use_case_counts
 
 PROMPT_FILES = (
     "demonstrations_train",
@@ -40,7 +41,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sandbox")
-    prepare_sandbox(out, seed=0, corpus_documents=6000)
+    prepare_sandbox(out, seed=0)
     return out
 
 
@@ -108,15 +109,20 @@ def test_held_out_prompts_are_in_no_training_file(folder: Path) -> None:
 def test_held_out_facts_are_only_in_the_corpus_and_the_test(folder: Path) -> None:
     for name in PROMPT_FILES:
         asked = {Task.from_json(row["task"]).fact for row in rows(folder, name)} - {None}
-        stated = {(c.animal, c.attribute) for row in rows(folder, name) for c in read(row.get("response", "")).claims}
+        stated = {
+            (c.animal, c.attribute)
+            for row in rows(folder, name)
+            for c in read(row.get("response", "")).claims
+        }
         if name == "prompts_test":
             assert len(asked & world.HELDOUT_FACTS) >= 10
             assert asked - world.HELDOUT_FACTS
         else:
             assert not asked & world.HELDOUT_FACTS
-            # A drift may put another animal into a sentence by mistake: rare.
-            assert len(stated & world.HELDOUT_FACTS) <= len(rows(folder, name)) * 0.02
-    counts = Counter((c.animal, c.attribute) for row in rows(folder, "corpus_train") for c in read(row["text"]).claims)
+            assert not stated & world.HELDOUT_FACTS
+    counts = Counter(
+        (c.animal, c.attribute) for row in rows(folder, "corpus_train") for c in read(row["text"]).claims
+    )
     assert min(counts[fact] for fact in world.TRUTHS) >= 60
 
 
