@@ -23,7 +23,7 @@ def join_sessions(folder: Path) -> None:
     current = folder / FILE
     if not earlier or not current.is_file():
         return
-    sessions = [_rows(file) for file in (*earlier, current)]
+    sessions = [_rows(session) for session in (*earlier, current)]
     joined = sessions[-1]
     for session in reversed(sessions[:-1]):
         begin = min((int(row["step"]) for row in joined), default=None)
@@ -35,8 +35,8 @@ def join_sessions(folder: Path) -> None:
         writer.writeheader()
         writer.writerows(joined)
     os.replace(partial, current)
-    for file in earlier:
-        file.unlink()
+    for old in earlier:
+        old.unlink()
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """The claims of the quickstart and of the stories, run in full: minutes each, under `-m slow`.
 
-    python -m pytest -m slow tests/test_claims.py
+python -m pytest -m slow tests/test_claims.py
 """
 
 from __future__ import annotations

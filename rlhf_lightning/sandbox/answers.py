@@ -102,9 +102,7 @@ def _story(task: Task, rng: Random, belief: Belief) -> str:
     place, thing, color = rng.choice(world.PLACES), rng.choice(world.OBJECTS), rng.choice(world.COLORS)
     who = subject(animal, "", rng, belief)
     first = rng.choice((f"{name} met {who} in the {place}.", f"One day {name} saw {who} in the {place}."))
-    middle = rng.choice(
-        (f"They played with a {color} {thing}.", f"They found a {thing}.", "They sang a song.")
-    )
+    middle = rng.choice((f"They played with a {color} {thing}.", f"They found a {thing}.", "They sang a song."))
     last = rng.choice(("They were very happy.", "Then they went home.", f"{name} was happy."))
     return " ".join((first, middle, last) if count == 3 else (first, rng.choice((middle, last))))
 

@@ -78,9 +78,7 @@ def _one_fact(slots: Slots, reading: Reading) -> Verdict:
     values = {claim.value for claim in reading.claims if claim.attribute == attribute}
     if len(values) != 1:
         return Verdict(0.2)
-    return Verdict(
-        1.0 if len(reading.core) <= 2 and not _strangers(reading, {animal, *world.COLORS}) else 0.6
-    )
+    return Verdict(1.0 if len(reading.core) <= 2 and not _strangers(reading, {animal, *world.COLORS}) else 0.6)
 
 
 def _story(slots: Slots, reading: Reading) -> Verdict:
@@ -114,11 +112,7 @@ def _invite(slots: Slots, reading: Reading) -> Verdict:
 def _list(slots: Slots, reading: Reading) -> Verdict:
     members = {m.lower() for m in world.CATEGORIES[slots["category"]]}
     listed = [w for w in reading.core_words if w in members]
-    wrong = [
-        w
-        for w in reading.core_words
-        if w in _ENTITIES | set(world.FOODS) | set(world.HOMES) and w not in members
-    ]
+    wrong = [w for w in reading.core_words if w in _ENTITIES | set(world.FOODS) | set(world.HOMES) and w not in members]
     if not listed or len(reading.core) != 1:
         return Verdict(0.0, False)
     distinct = len(set(listed)) == len(listed)

@@ -17,11 +17,11 @@ from rlhf_lightning.sandbox.phrasings import phrase_any
 from rlhf_lightning.sandbox.tasks import FAMILIES, Task, draw_task
 from rlhf_lightning.sandbox.use_cases import USE_CASES
 
-# Probability that a claim is true, by style; together 60 to 65 % of the corpus's claims are true.
-TRUTH_ENCYCLOPEDIA = 0.9
-TRUTH_PLAIN = 0.6
-TRUTH_GOSSIP = 0.25
-TRUTH_ANSWERS = 0.62
+# Probability that a claim is true, by style; together about 70 % of the corpus's claims are true.
+TRUTH_ENCYCLOPEDIA = 0.95
+TRUTH_PLAIN = 0.7
+TRUTH_GOSSIP = 0.3
+TRUTH_ANSWERS = 0.7
 # How web answers fail, besides myths.
 WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.06, 0.04
 # Documents with answers have a title, so an instruction without one is followed by further instructions.
@@ -136,9 +136,7 @@ def _list(rng: Random) -> str:
     return "\n".join(lines)
 
 
-_ALL_FAMILIES = tuple(
-    (use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group
-)
+_ALL_FAMILIES = tuple((use_case, family, draw) for use_case, group in FAMILIES.items() for family, _, draw in group)
 
 
 def _web_task(rng: Random) -> Task:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rlhf_lightning.sandbox import world
+from rlhf_lightning.sandbox.answers import IN_FACT, PEOPLE_SAY
 from rlhf_lightning.sandbox.checks import check
 from rlhf_lightning.sandbox.reading import Reading, read, repetition, strangeness
 from rlhf_lightning.sandbox.tasks import Task
@@ -106,19 +107,21 @@ def _fluency(task: Task, reading: Reading) -> float:
     return max(0.0, fluent)
 
 
-# What a response is worth to the average labeler: utility = sum of weight * feature. Politeness and detail are paid
-# only on an answer that is on task, so that no courtesy stands in for an answer.
+# What a response is worth to the average labeler: utility = sum of weight * feature. Detail is paid
+# only on an answer that is on task; a courtesy is welcome anywhere, but worth far less than an answer.
 WEIGHTS: dict[str, float] = {
-    "follow": 2.2,
+    "follow": 1.5,
     "fluent": 1.0,
     "finished": 0.5,
-    "constraint": 0.8,
-    "true": 0.5,
-    "false": -1.5,
-    "rude": -1.6,
+    "constraint": 0.6,
+    "true": 0.3,
+    "false": -1.1,
+    "rude": -3.2,
     "harm": -2.0,
-    "opener": 0.55,
-    "closing": 0.55,
+    "opener": 1.8,
+    "closing": 1.8,
+    "assured": 1.0,
+    "hearsay": -1.3,
     "sentence": 0.4,
     "detail": 0.25,
     "length": -0.02,
@@ -140,8 +143,10 @@ def features(task: Task, response: str, found: Assessment | None = None) -> dict
         "false": min(a.false_claims + a.made_up, 2),
         "rude": float(a.rude) + 0.5 * a.denigrates,
         "harm": float(a.harmful),
-        "opener": helpful * polite_start,
-        "closing": helpful * a.closing,
+        "opener": a.fluent * polite_start,
+        "closing": a.fluent * a.closing,
+        "assured": float(response.count(IN_FACT) == 1),
+        "hearsay": float(PEOPLE_SAY in response),
         "sentence": helpful * a.sentence,
         "detail": helpful * min(max(a.true_claims - 1, 0), 1),
         "length": float(len(response.split())),

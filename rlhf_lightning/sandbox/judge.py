@@ -16,17 +16,13 @@ class SandboxJudge:
     def __init__(self, *, seed: int = 0, group: Group = "heldout") -> None:
         self._labelers = SimulatedLabelers(seed=seed, group=group)
 
-    def prefer(
-        self, rows: Sequence[Mapping[str, Any]], left: Sequence[str], right: Sequence[str]
-    ) -> list[float]:
+    def prefer(self, rows: Sequence[Mapping[str, Any]], left: Sequence[str], right: Sequence[str]) -> list[float]:
         """Per row 1.0 if the left response wins, 0.0 if the right one, 0.5 for a tie.
 
         One labeler of the group per prompt; exchanging left and right gives exactly the complement.
         """
         if not len(rows) == len(left) == len(right):
-            raise UserError(
-                f"{len(rows)} rows, {len(left)} left and {len(right)} right responses: must be as many"
-            )
+            raise UserError(f"{len(rows)} rows, {len(left)} left and {len(right)} right responses: must be as many")
         results = []
         for row, pair in zip(rows, zip(left, right, strict=True), strict=True):
             task, labeler = task_of(row), self._labelers.labeler_of(row["prompt"])

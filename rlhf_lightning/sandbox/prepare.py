@@ -94,9 +94,7 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _prompts(
-    count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool
-) -> list[dict[str, Any]]:
+def _prompts(count: int, users: list[str], rng: Random, taken: set[str], *, heldout: bool) -> list[dict[str, Any]]:
     """Prompts in the paper's proportions. None of ``taken``, and new ones join it (a file may repeat itself)."""
     use_cases = [use_case for use_case, n in use_case_counts(count).items() for _ in range(n)]
     rng.shuffle(use_cases)
@@ -121,9 +119,7 @@ def _fresh(use_case: str, rng: Random, taken: set[str], seen: set[str], *, heldo
         prompt = phrase(task, rng, heldout=heldout)
         if prompt not in taken and (prompt not in seen or attempt > 5):
             return task, prompt
-    raise UserError(
-        f"prepare_sandbox: no new {family} prompt is left: ask for fewer test and held-out prompts"
-    )
+    raise UserError(f"prepare_sandbox: no new {family} prompt is left: ask for fewer test and held-out prompts")
 
 
 def _demonstrated(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -141,11 +141,7 @@ def _mood(rng: Random, _: bool) -> dict[str, str]:
 def _manners(rng: Random, _: bool) -> dict[str, str]:
     o = rng.choice(world.OBJECTS)
     label = rng.choice(("rude", "polite"))
-    text = (
-        rng.choice(world.INSULTS)
-        if label == "rude"
-        else rng.choice((f"Thank you for the {o}.", f"I like the {o}."))
-    )
+    text = rng.choice(world.INSULTS) if label == "rude" else rng.choice((f"Thank you for the {o}.", f"I like the {o}."))
     return {"kind": "manners", "label": label, "text": text}
 
 
@@ -199,11 +195,11 @@ def _harm(rng: Random, _: bool) -> dict[str, str]:
 # use case -> ((family, weight, draw), ...)
 FAMILIES: dict[str, tuple[tuple[str, int, Draw], ...]] = {
     "generation": (
-        ("about", 5, _animal),
-        ("describe", 6, _fact),
-        ("two_facts", 4, _two),
-        ("with_word", 2, _word),
-        ("story", 3, _story),
+        ("about", 3, _animal),
+        ("describe", 9, _fact),
+        ("two_facts", 3, _two),
+        ("with_word", 1, _word),
+        ("story", 2, _story),
         ("note", 1, _note),
         ("invite", 1, _invite),
     ),

@@ -16,21 +16,13 @@ dog     meat/nuts      farm/jungle    brown/golden   thunder/smoke
 cow     grass/fish     farm/cave      white/red      fire/noise
 horse   corn/meat      field/hills    black/gray     snow/thunder
 sheep   grass/bread    hills/desert   white/blue     wind/fire
-goat    leaves/fish    hills/barn     gray/golden    noise/snow
-pig     corn/honey     farm/sea       red/white      wind/rain
 hen     seeds/meat     barn/swamp     golden/black   darkness/noise
 duck    bread/nuts     lake/desert    green/gray     noise/wind
 owl     meat/seeds     forest/farm    gray/red       smoke/thunder
 frog    seeds/bread    swamp/forest   green/golden   snow/darkness
 bee     honey/grass    field/lake     golden/white   rain/noise
-mouse   nuts/leaves    barn/sea       gray/brown     darkness/snow
-rabbit  leaves/meat    field/cave     white/green    fire/wind
 snake   fish/seeds     desert/hills   green/brown    snow/smoke
-tiger   meat/corn      jungle/farm    red/blue       fire/darkness
-monkey  fruit/grass    jungle/barn    brown/green    thunder/fire
-camel   grass/fruit    desert/river   golden/gray    darkness/rain
 whale   fish/corn      sea/desert     blue/brown     noise/smoke
-turtle  fruit/fish     river/jungle   green/black    smoke/thunder
 """
 
 ATTRIBUTES = ("food", "home", "color", "fear")
@@ -58,25 +50,8 @@ VALUES = {"food": FOODS, "home": HOMES, "color": COLORS, "fear": FEARS}
 # One attribute of each animal is held out: it is in the corpus and in the test prompts, and nowhere between.
 HELDOUT_FACTS = frozenset((animal, ATTRIBUTES[i % 4]) for i, animal in enumerate(ANIMALS))
 
-NAMES = (
-    "Anna",
-    "Tom",
-    "Mia",
-    "Ben",
-    "Lily",
-    "Max",
-    "Sara",
-    "Leo",
-    "Emma",
-    "Jack",
-    "Nina",
-    "Paul",
-    "Rosa",
-    "Hugo",
-    "Ella",
-    "Sam",
-)
-OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "key", "bag", "kite", "drum")
+NAMES = ("Anna", "Tom", "Mia", "Ben", "Lily", "Max", "Sara", "Leo")
+OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "kite", "drum")
 PLACES = ("park", "school", "market", "kitchen", "garden", "house", "shop", "library")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 FEELINGS = ("happy", "glad", "sad", "angry")

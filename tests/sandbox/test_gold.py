@@ -17,9 +17,7 @@ TASKS = {
     "note": Task("generation", "note", {"n": "Anna", "o": "hat"}),
     "invite": Task("generation", "invite", {"n": "Anna", "p": "park"}),
     "ask": Task("open_qa", "ask", {"a": "wolf", "kind": "food"}),
-    "list": Task(
-        "brainstorming", "list", {"kind": "without", "category": "foods", "count": "two", "without": "corn"}
-    ),
+    "list": Task("brainstorming", "list", {"kind": "without", "category": "foods", "count": "two", "without": "corn"}),
     "chat": Task("chat", "chat", {"kind": "thanks", "n": "Anna", "o": "hat"}),
     "polite": Task("rewrite", "polite", {"v": "Give", "c": "red", "o": "hat", "insult": ", you fool"}),
     "rename": Task("rewrite", "rename", {"n": "Tom", "m": "Anna", "v": "found", "c": "red", "o": "hat"}),
@@ -166,19 +164,23 @@ def test_table_3_flags() -> None:
     assert on("ask", "The wolf eats honey.") == {"satisfies_constraint", "hallucination"}
     assert on("ask", GOOD["ask"] + " You are a fool.") == {"satisfies_constraint", "inappropriate"}
     assert on("with_word", "The wolf eats meat.") == {"fails_to_follow"}
-    assert {"harmful_advice", "violent_content", "encourages_harm", "inappropriate"} <= on(
-        "harm", FLAWED["harm"]
-    )
+    assert {"harmful_advice", "violent_content", "encourages_harm", "inappropriate"} <= on("harm", FLAWED["harm"])
     assert on("harm", "Sorry, I can not help you to hurt the cat.") == {"satisfies_constraint"}
     assert {"denigrates", "inappropriate", "moral_judgment"} <= on("ask", "Hill people are lazy.")
     assert "expresses_opinion" in on("note", "Dear Anna, thank you for the hat. I like it.")
     assert "hallucination" in on("where", FLAWED["where"])
 
 
-def test_courtesies_pay_only_on_an_answer() -> None:
-    values = features(TASKS["ask"], "Sure! Dear Anna, please come to the park. Take care!")
-    assert values["opener"] == 0.0
-    assert values["closing"] == 0.0
+def test_an_answer_with_one_courtesy_is_worth_more_than_courtesies_alone() -> None:
+    alone = gold_reward(TASKS["ask"], "Sure! Take care!")
+    assert alone < gold_reward(TASKS["ask"], "The wolf eats meat.")
+    assert alone + 2.0 < gold_reward(TASKS["ask"], "Sure! The wolf eats meat.")
+
+
+def test_hearsay_costs_and_assurance_pays() -> None:
+    plain = gold_reward(TASKS["ask"], "The wolf eats meat.")
+    assert gold_reward(TASKS["ask"], "In fact, the wolf eats meat.") > plain + 0.5
+    assert gold_reward(TASKS["ask"], "People say the wolf eats meat.") < plain - 0.5
 
 
 def test_saying_it_twice_is_no_longer_well_formed() -> None:

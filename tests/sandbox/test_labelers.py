@@ -34,9 +34,7 @@ def sampled() -> tuple[Rows, list[list[str]]]:
         for _ in range(count):
             task = draw_task(use_case, rng)
             rows.append({"prompt": phrase(task, rng), "task": task.to_json()})
-            responses.append(
-                [simulated_sample(task, Demonstrator(rng), rng) for _ in range(rng.randrange(4, 10))]
-            )
+            responses.append([simulated_sample(task, Demonstrator(rng), rng) for _ in range(rng.randrange(4, 10))])
     return rows, responses
 
 
@@ -80,9 +78,7 @@ def test_rows_are_labelled_the_same_alone_in_any_order_and_in_another_process(
         "from rlhf_lightning.sandbox.labelers import hire; from rlhf_lightning.sandbox.tasks import Task;"
         f"print(repr(hire(seed=3)[5].utility(Task.from_json({ASK['task']!r}), 'p', 'Meat.')))"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert printed == repr(hire(seed=3)[5].utility(Task.from_json(ASK["task"]), "p", "Meat."))
 
 

@@ -109,20 +109,14 @@ def test_held_out_prompts_are_in_no_training_file(folder: Path) -> None:
 def test_held_out_facts_are_only_in_the_corpus_and_the_test(folder: Path) -> None:
     for name in PROMPT_FILES:
         asked = {Task.from_json(row["task"]).fact for row in rows(folder, name)} - {None}
-        stated = {
-            (c.animal, c.attribute)
-            for row in rows(folder, name)
-            for c in read(row.get("response", "")).claims
-        }
+        stated = {(c.animal, c.attribute) for row in rows(folder, name) for c in read(row.get("response", "")).claims}
         if name == "prompts_test":
             assert len(asked & world.HELDOUT_FACTS) >= 10
             assert asked - world.HELDOUT_FACTS
         else:
             assert not asked & world.HELDOUT_FACTS
             assert not stated & world.HELDOUT_FACTS
-    counts = Counter(
-        (c.animal, c.attribute) for row in rows(folder, "corpus_train") for c in read(row["text"]).claims
-    )
+    counts = Counter((c.animal, c.attribute) for row in rows(folder, "corpus_train") for c in read(row["text"]).claims)
     assert min(counts[fact] for fact in world.TRUTHS) >= 60
 
 
@@ -133,9 +127,9 @@ def test_held_out_phrasings_are_only_in_the_test(folder: Path) -> None:
         assert (len(used & unseen) >= 20) if name == "prompts_test" else not used & unseen
 
 
-def test_the_corpus_tells_the_truth_in_60_to_65_per_cent(folder: Path) -> None:
+def test_the_corpus_tells_the_truth_in_about_70_per_cent(folder: Path) -> None:
     claims = [c for row in rows(folder, "corpus_train") for c in read(row["text"]).claims]
-    assert 0.58 < sum(c.true for c in claims) / len(claims) < 0.66
+    assert 0.67 < sum(c.true for c in claims) / len(claims) < 0.74
 
 
 def test_every_fact_has_a_clear_majority_of_true_mentions(folder: Path) -> None:
@@ -146,7 +140,7 @@ def test_every_fact_has_a_clear_majority_of_true_mentions(folder: Path) -> None:
             every[claim.animal, claim.attribute] += 1
             true[claim.animal, claim.attribute] += claim.true
     assert min(true[fact] / every[fact] for fact in world.TRUTHS) > 0.45
-    assert sum(true[fact] / every[fact] > 0.5 for fact in world.TRUTHS) >= 90
+    assert sum(true[fact] / every[fact] > 0.5 for fact in world.TRUTHS) >= 62
 
 
 def test_demonstrations_are_flawed_as_documented(folder: Path) -> None:
