@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lightning.sandbox.gold import assess, features, flags, gold_reward
+from rlhf_lightning.sandbox.gold import assess, flags, gold_reward
 from rlhf_lightning.sandbox.tasks import Task
 
 EVENT = {"n": "Anna", "v": "found", "c": "red", "o": "hat", "p": "park"}
