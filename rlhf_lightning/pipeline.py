@@ -28,7 +28,8 @@ DONE = "step.json"
 
 
 def run_pipeline(config: DictConfig) -> Path:
-    """Run the steps of ``config.steps`` that are not done yet, then write the report; returns the report's path.
+    """Run the steps of ``config.steps`` that are not done yet, then write the report; returns the report's path
+    (without a step `evaluate`, the folder).
 
     Each step has a folder of its own, ``run_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
     that was stopped goes on from its newest checkpoint.
@@ -55,15 +56,18 @@ def run_pipeline(config: DictConfig) -> Path:
         if done is None:
             console.print(f"[bold]{name}[/bold]")
             done = run_step(step, folder)
-            console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]")
+            console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
         else:
-            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]")
+            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
         if name == "evaluate":
             result = done["metrics"]
         config.outputs[name] = str(folder / "model" if "module" in step else folder)
+    if not result:
+        console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
+        return run_dir
     report = result | {
         "seed": config.seed,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1), "this_call": time.perf_counter() - started},
@@ -95,8 +99,7 @@ def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
         metrics: Any = train_stage(step)
     else:
         metrics = instantiate(step, out=folder) or {}
-    earlier = _read(folder / "stopped.json") or {}
-    done = {"metrics": metrics, "seconds": round(time.perf_counter() - started + earlier.get("seconds", 0.0), 2)}
+    done = {"metrics": metrics, "seconds": round(time.perf_counter() - started, 2)}
     partial = folder / f".{DONE}.partial"
     partial.write_text(json.dumps(done, indent=1))
     os.replace(partial, folder / DONE)

@@ -143,3 +143,12 @@ def test_a_step_can_be_left_out(finished: tuple[Path, dict[str, object]], monkey
     report = run(run_dir, monkeypatch, "skip=[ppo]")
     assert "ppo" not in report["models"]  # type: ignore[operator]
     assert "ppo_ptx" in report["models"]  # type: ignore[operator]
+
+
+def test_without_an_evaluation_there_is_no_report_but_no_crash_either(
+    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, _ = finished
+    monkeypatch.setattr(sys, "argv", ["script", *SMALL, f"run_dir={run_dir}", "skip=[evaluate]"])
+    pipeline.main()
+    assert "no report" in capsys.readouterr().out
