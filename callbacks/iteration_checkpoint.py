@@ -86,6 +86,8 @@ class IterationCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        for logger in trainer.loggers:
+            logger.save()  # what a run that is killed now has logged up to here
         path = self.folder / checkpoint_name(iterations_done(trainer))
         partial = path.with_name(f".{path.name}.partial")
         trainer.save_checkpoint(partial, weights_only=False)

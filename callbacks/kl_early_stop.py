@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_warn
 
 from rlhf_lightning.callbacks.episodes import episodes, iterations_done, require_episodes
 from rlhf_lightning.errors import UserError
@@ -45,7 +45,7 @@ class KLEarlyStop(L.Callback):
         self.exceeded = 0 if kl <= self.max_kl else self.exceeded + 1
         if self.exceeded >= self.patience:
             trainer.should_stop = True
-            rank_zero_info(
+            rank_zero_warn(
                 f"KLEarlyStop: iteration {iterations_done(trainer)} has a KL of {kl:.4g} nats per response, above "
                 f"{self.max_kl:g} for the {self.exceeded}. time in a row; training stops here. "
                 "Raise module.kl_coef or lower module.learning_rate to stay closer to the reference"

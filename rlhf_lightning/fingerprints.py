@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 # What a step's result does not depend on.
 VOLATILE = frozenset({"run_dir", "resume", "logger", "enable_progress_bar", "default_root_dir", "progress_bar"})
 # The code that makes a training artefact; the report and the command line can change without training anew.
-TRAINING_CODE = ("functional", "models", "data", "modules", "sandbox")
+TRAINING_CODE = ("functional", "models", "data", "modules", "sandbox", "callbacks")
 LARGE = 256 * 2**20
 
 
@@ -32,13 +34,23 @@ def step_hash(step: dict[str, Any], root: Path, *, code: tuple[str, ...] = TRAIN
     digest.update(json.dumps(config, sort_keys=True).encode())
     for value in sorted(set(_texts(step))):
         path = Path(value)
-        if not value or not path.exists() or root in path.resolve().parents:
+        if not _is_file_name(value) or (root / "steps") in path.resolve().parents:
             continue
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             digest.update(_content(file).encode())
     digest.update(code_fingerprint(code).encode())
     return digest.hexdigest()[:10]
+
+
+def _is_file_name(value: str) -> bool:
+    """Whether a value names a file or folder: words such as `auto` are not taken for folders of that name."""
+    if not (os.sep in value or Path(value).suffix) or len(value) > 4096:
+        return False
+    try:
+        return Path(value).exists()
+    except OSError:
+        return False
 
 
 def _stable(node: Any, root: Path) -> Any:
@@ -74,9 +86,10 @@ def _content(file: Path) -> str:
 @cache
 def code_fingerprint(folders: tuple[str, ...]) -> str:
     """Hash of the Python files of folders of this package."""
-    package = Path(__file__).parent
     digest = hashlib.sha256()
     for folder in folders:
-        for file in sorted((package / folder).glob("*.py")):
+        found = find_spec(f"rlhf_lightning.{folder}")  # callbacks lie elsewhere in an editable install
+        places = found.submodule_search_locations if found is not None else None
+        for file in sorted(file for place in places or () for file in Path(place).glob("*.py")):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()

@@ -21,9 +21,10 @@ def join_sessions(folder: Path) -> None:
     a checkpoint before them, count once."""
     earlier = sorted(folder.glob("metrics-*.csv"))
     current = folder / FILE
-    if not earlier or not current.is_file():
+    if not earlier:
         return
-    sessions = [_rows(session) for session in (*earlier, current)]
+    files = [*earlier, current] if current.is_file() else earlier
+    sessions = [_rows(session) for session in files]
     joined = sessions[-1]
     for session in reversed(sessions[:-1]):
         begin = min((int(row["step"]) for row in joined), default=None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ def run_pipeline(config: DictConfig) -> Path:
         if config.steps[name] is None or name in config.skip:
             continue
         step = config.steps[name]
+        check_inputs(config, name)
         folder = step_folder(config, name)
         done = _read(folder / DONE)
         if done is None:
@@ -64,7 +67,8 @@ def run_pipeline(config: DictConfig) -> Path:
             curves[name] = folder / "csv" / "metrics.csv"
         if name == "evaluate":
             result = done["metrics"]
-        config.outputs[name] = str(folder / "model" if "module" in step else folder)
+        with open_dict(config.outputs):
+            config.outputs[name] = str(folder / "model" if "module" in step else folder)
     if not result:
         console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
         return run_dir
@@ -79,10 +83,30 @@ def run_pipeline(config: DictConfig) -> Path:
     return run_dir / "report.md"
 
 
+def check_inputs(config: DictConfig, name: str) -> None:
+    """Refuse a step that reads the output of one that was left out. A model that is not there is only not compared.
+
+    Raises:
+        UserError: names both steps.
+    """
+
+    def texts(node: Any) -> Iterator[str]:
+        for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from texts(value) if isinstance(value, dict | list) else (str(value),)
+
+    step = OmegaConf.to_container(config.steps[name], resolve=False)
+    if isinstance(step, dict):
+        step.pop("models", None)
+    for text in texts(step):
+        for needed in re.findall(r"\$\{outputs\.(\w+)\}", text):
+            if config.outputs.get(needed) is None:
+                raise UserError(f"the step {name} needs the output of {needed}, which is left out; skip both or none")
+
+
 def step_folder(config: DictConfig, name: str) -> Path:
     """The folder of a step, named by what it depends on."""
     resolved = OmegaConf.to_container(config.steps[name], resolve=True)
-    code = TRAINING_CODE if name != "evaluate" else (*TRAINING_CODE, "evaluation")
+    code = TRAINING_CODE if "module" in config.steps[name] else (*TRAINING_CODE, "evaluation")
     assert isinstance(resolved, dict)
     digest = step_hash(resolved, Path(config.run_dir), code=code)  # type: ignore[arg-type]
     return Path(config.run_dir) / "steps" / f"{name}-{digest}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rlhf_lightning.fingerprints import step_hash
 
 
@@ -47,3 +49,19 @@ def test_where_it_is_logged_does_not_count(tmp_path: Path) -> None:
 
 def test_the_code_counts(tmp_path: Path) -> None:
     assert step_hash({}, tmp_path, code=("functional",)) != step_hash({}, tmp_path, code=("functional", "modules"))
+
+
+def test_words_and_long_texts_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = step_hash({"resume_from": "auto", "system": "Be kind. " * 600}, tmp_path / "run")
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "auto" / "file").write_text("x")
+    assert step_hash({"resume_from": "auto", "system": "Be kind. " * 600}, tmp_path / "run") == before
+
+
+def test_data_that_a_user_keeps_in_the_run_folder_counts_by_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("one")
+    before = step_hash({"train": str(file)}, tmp_path)
+    file.write_text("two")
+    assert step_hash({"train": str(file)}, tmp_path) != before

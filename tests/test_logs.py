@@ -36,6 +36,7 @@ def test_a_session_that_logged_nothing_keeps_what_was_there(tmp_path: Path) -> N
     (tmp_path / "metrics.csv").write_text("step,loss\n0,3.0\n")
     put_aside(tmp_path)
     join_sessions(tmp_path)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,3.0"]
     put_aside(tmp_path)
     (tmp_path / "metrics.csv").write_text("step,loss\n1,2.0\n")
     join_sessions(tmp_path)

@@ -152,3 +152,13 @@ def test_without_an_evaluation_there_is_no_report_but_no_crash_either(
     monkeypatch.setattr(sys, "argv", ["script", *SMALL, f"run_dir={run_dir}", "skip=[evaluate]"])
     pipeline.main()
     assert "no report" in capsys.readouterr().out
+
+
+def test_a_step_whose_input_is_left_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["script", *SMALL, f"run_dir={tmp_path / 'run'}", "order=[sft]"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        pipeline.main()
+    assert "the step sft needs the output of pretrain" in capsys.readouterr().err.replace("prepare", "pretrain")

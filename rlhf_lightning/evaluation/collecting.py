@@ -22,7 +22,7 @@ def collect_comparisons(
     prompts: str,
     labeler: Labeler,
     out: str | Path,
-    responses_per_prompt: Sequence[int] = (4, 9),
+    responses_per_prompt: int | Sequence[int] = (4, 9),
     max_new_tokens: int = 256,
     temperature: float = 1.0,
     batch_size: int = 128,
@@ -37,7 +37,7 @@ def collect_comparisons(
         prompts: file of rows {"prompt"}; further columns reach the labeler.
         labeler: ranks the responses of each row.
         out: a ``.jsonl`` file, or a folder that gets ``comparisons.jsonl``.
-        responses_per_prompt: smallest and largest K, drawn evenly for each prompt (the paper: 4 to 9).
+        responses_per_prompt: K, or the smallest and largest, drawn evenly for each prompt (the paper: 4 to 9).
         max_new_tokens, temperature, batch_size: of the sampling.
         limit: at most so many prompts.
         seed: of K and of the sampling.
@@ -48,11 +48,12 @@ def collect_comparisons(
     Raises:
         UserError: K below 2, no prompts, a labeler whose ranks do not fit the responses.
     """
-    smallest, largest = int(responses_per_prompt[0]), int(responses_per_prompt[-1])
+    span = [responses_per_prompt] if isinstance(responses_per_prompt, int) else list(responses_per_prompt)
+    smallest, largest = int(span[0]), int(span[-1])
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit} must be at least 1 prompt; null takes all")
     if smallest < 2 or largest < smallest:
-        raise UserError(
-            f"responses_per_prompt={list(responses_per_prompt)}: a comparison needs K of at least 2, smallest first"
-        )
+        raise UserError(f"responses_per_prompt={span}: a comparison needs K of at least 2, smallest first")
     rows = list(load_rows(prompts, fields=("prompt",)))[:limit]
     draw = random.Random(seed)
     counts = [draw.randint(smallest, largest) for _ in rows]

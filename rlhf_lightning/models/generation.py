@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import check_context
 from rlhf_lightning.models.modes import generation_mode
 
@@ -53,7 +54,9 @@ def generate(
         UserError: a prompt and its response could be longer than the model's context.
     """
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if temperature <= 0 and not greedy:
+        raise UserError(f"temperature must be positive, got {temperature}; greedy=True takes the likeliest token")
     check_context(model, int(lengths.max()) + max_new_tokens)
     count = input_ids.shape[0]
     response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)

@@ -86,6 +86,13 @@ class WeightedSum:
         self.rewards = list(rewards)
         self.weights = [float(weight) for weight in weights]
 
+    def to(self, device: torch.device | str) -> WeightedSum:
+        """Move the rewards that can be moved."""
+        for reward in self.rewards:
+            if hasattr(reward, "to"):
+                reward.to(device)
+        return self
+
     def __call__(self, prompts: list[str], responses: list[str]) -> Tensor:
         """Weighted scores [b]."""
         parts = [

@@ -31,8 +31,8 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
     for split in ("train", "validation", "demonstrations"):
         rows: Any = getattr(data, f"{'demonstration' if split == 'demonstrations' else split}_rows", None)
         if "length" in getattr(rows, "column_names", ()):
-            lengths = rows.data.column("length").to_numpy()
-            row = int(lengths.argmax())
+            lengths = list(rows["length"])  # not of the table beneath, which still holds the rows that were dropped
+            row = max(range(len(lengths)), key=lengths.__getitem__)
             if lengths[row] > room:
                 raise UserError(
                     f"{getattr(data, split)}: row {row + 1} has {lengths[row]} tokens, which{generated} is more than "

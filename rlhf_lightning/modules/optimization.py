@@ -84,7 +84,16 @@ def _by_role(optimizer: Any) -> Iterator[list[nn.Parameter]]:
     yield from roles.values()
 
 
-def require_one_process(world_size: int) -> None:
-    """Losses and whitening are not reduced over processes yet."""
-    if world_size > 1:
-        raise UserError(f"trainer.devices x nodes = {world_size}: training runs on one process so far; set it to 1")
+def check_trainer(trainer: Any) -> None:
+    """Refuse what would train wrongly: losses and whitening are not reduced over processes yet, and a gradient norm
+    is taken before the scale of fp16 is removed.
+
+    Raises:
+        UserError: more than one process, or ``precision="16-mixed"``.
+    """
+    if trainer.world_size > 1:
+        raise UserError(
+            f"trainer.devices x nodes = {trainer.world_size}: training runs on one process so far; set it to 1"
+        )
+    if str(trainer.precision) == "16-mixed":
+        raise UserError("trainer.precision=16-mixed is not supported; use bf16-mixed or 32-true")

@@ -26,9 +26,9 @@ from rlhf_lightning.modules.experience import (
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     adamw,
+    check_trainer,
     lr_scheduler,
     parameter_groups,
-    require_one_process,
 )
 from rlhf_lightning.modules.ppo_state import frozen_copy, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import update
@@ -151,7 +151,7 @@ class PPOModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is trained."""
-        require_one_process(self.trainer.world_size)
+        check_trainer(self.trainer)
         checks.check_data(getattr(self.trainer, "datamodule", None), minibatch_size=self.minibatch_size)
 
     def train(self, mode: bool = True) -> PPOModule:

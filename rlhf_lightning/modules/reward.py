@@ -20,10 +20,10 @@ from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
     Schedule,
     adamw,
+    check_trainer,
     clip_and_step,
     lr_scheduler,
     parameter_groups,
-    require_one_process,
 )
 
 
@@ -84,7 +84,7 @@ class RewardModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what this module cannot do yet."""
-        require_one_process(self.trainer.world_size)
+        check_trainer(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """One optimizer; the schedule is stepped after each optimizer step."""

@@ -46,3 +46,10 @@ def test_what_states_no_length_is_left_alone(make_causal_lm: Callable[..., PreTr
     check_context(nn.Linear(1, 1), _data([1000]))
     check_context(make_causal_lm(), None)
     check_context(make_causal_lm(), SimpleNamespace(train=[1, 2]))
+
+
+def test_rows_that_were_dropped_do_not_count(causal_lm: PreTrainedModel) -> None:
+    """A selection of a table still holds the whole table beneath."""
+    data = _data([3, 70, 5])
+    data.train_rows = data.train_rows.select([0, 2])
+    check_context(causal_lm, data)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,10 +9,10 @@ from torch import nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules.optimization import (
     adamw,
+    check_trainer,
     clip_and_step,
     lr_scheduler,
     parameter_groups,
-    require_one_process,
 )
 
 
@@ -89,7 +91,9 @@ def test_schedules() -> None:
         lr_scheduler(optimizer, schedule="linear", total=lambda: 1, warmup=0, floor=0.1)  # type: ignore[arg-type]
 
 
-def test_several_processes_are_refused() -> None:
-    require_one_process(1)
+def test_several_processes_and_fp16_are_refused() -> None:
+    check_trainer(SimpleNamespace(world_size=1, precision="bf16-mixed"))
     with pytest.raises(UserError, match=r"trainer.devices x nodes = 2"):
-        require_one_process(2)
+        check_trainer(SimpleNamespace(world_size=2, precision="32-true"))
+    with pytest.raises(UserError, match="bf16-mixed"):
+        check_trainer(SimpleNamespace(world_size=1, precision="16-mixed"))
