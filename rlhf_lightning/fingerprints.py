@@ -32,7 +32,7 @@ def step_hash(step: dict[str, Any], root: Path, *, code: tuple[str, ...] = TRAIN
     digest = hashlib.sha256()
     config = _stable(step, root)
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for value in sorted(set(_texts(step))):
+    for value in sorted(set(texts(step))):
         path = Path(value)
         if not _is_file_name(value) or (root / "steps") in path.resolve().parents:
             continue
@@ -63,14 +63,15 @@ def _stable(node: Any, root: Path) -> Any:
     return node
 
 
-def _texts(node: Any) -> Iterator[str]:
+def texts(node: Any) -> Iterator[str]:
+    """Every text in a config on which a result can depend."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key not in VOLATILE:
-                yield from _texts(value)
+                yield from texts(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _texts(value)
+            yield from texts(value)
     elif isinstance(node, str):
         yield node
 

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
-from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash
+from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
 from rlhf_lightning.train import quieten, train_stage
 
 log = logging.getLogger(__name__)
@@ -89,11 +88,6 @@ def check_inputs(config: DictConfig, name: str) -> None:
     Raises:
         UserError: names both steps.
     """
-
-    def texts(node: Any) -> Iterator[str]:
-        for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-            yield from texts(value) if isinstance(value, dict | list) else (str(value),)
-
     step = OmegaConf.to_container(config.steps[name], resolve=False)
     if isinstance(step, dict):
         step.pop("models", None)

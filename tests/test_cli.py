@@ -53,6 +53,11 @@ def sft(causal_lm_folders: dict[str, Path], tmp_path: Path) -> list[object]:
 
 
 @pytest.fixture
+def reward(causal_lm_folders: dict[str, Path], tmp_path: Path) -> list[object]:
+    return ["stage=reward", f"model.name={causal_lm_folders['llama']}", f"run_dir={tmp_path / 'run'}"]
+
+
+@pytest.fixture
 def ppo(causal_lm_folders: dict[str, Path], reward_model_folders: dict[str, Path], tmp_path: Path) -> list[object]:
     return [
         "stage=ppo",
@@ -99,28 +104,16 @@ def test_prompt_longer_than_the_context(fails: Run, ppo: list[object], tmp_path:
     assert "max_new_tokens" in line or "max_prompt_length" in line
 
 
-def test_one_completion_is_no_comparison(fails: Run, causal_lm_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_one_completion_is_no_comparison(fails: Run, reward: list[object], tmp_path: Path) -> None:
     rows = write(tmp_path / "one.jsonl", {"prompt": "a", "responses": ["b"], "ranks": [1]})
-    line = fails(
-        train.main,
-        "stage=reward",
-        f"model.name={causal_lm_folders['llama']}",
-        f"data.train={rows}",
-        f"run_dir={tmp_path / 'run'}",
-    )
+    line = fails(train.main, *reward, f"data.train={rows}")
     assert "one.jsonl" in line
     assert "row 1" in line
 
 
-def test_only_ties(fails: Run, causal_lm_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_only_ties(fails: Run, reward: list[object], tmp_path: Path) -> None:
     rows = write(tmp_path / "ties.jsonl", {"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]})
-    line = fails(
-        train.main,
-        "stage=reward",
-        f"model.name={causal_lm_folders['llama']}",
-        f"data.train={rows}",
-        f"run_dir={tmp_path / 'run'}",
-    )
+    line = fails(train.main, *reward, f"data.train={rows}")
     assert "ties.jsonl" in line
     assert "tie" in line
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import generate
+from rlhf_lightning.models import context_length, generate
 
 
 class Samples(NamedTuple):
@@ -117,7 +117,7 @@ def _newline(encoder: Encoder) -> int:
 
 
 def _refuse_overlong(model: nn.Module, prompt_ids: list[list[int]], max_new_tokens: int) -> None:
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    context = context_length(model)
     longest = max(range(len(prompt_ids)), key=lambda row: len(prompt_ids[row]))
     tokens = len(prompt_ids[longest])
     if context is not None and tokens + max_new_tokens > context:

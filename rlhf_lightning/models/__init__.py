@@ -1,5 +1,6 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
+from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.export import save_model_folder, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
@@ -14,6 +15,7 @@ __all__ = [
     "ScalarModel",
     "TokenLogprobs",
     "WeightedSum",
+    "context_length",
     "generate",
     "generation_mode",
     "hidden_states",

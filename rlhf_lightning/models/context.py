@@ -7,14 +7,20 @@ from torch import nn
 from rlhf_lightning.errors import UserError
 
 
+def context_length(model: nn.Module | None) -> int | None:
+    """Most tokens of a sequence that the model's configuration names; ``None`` where it names none."""
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return context if isinstance(context, int) else None
+
+
 def check_context(model: nn.Module, tokens: int) -> None:
     """Refuse sequences beyond the model's context: learned positions end there, rotary ones lose their meaning.
 
     Raises:
         UserError: ``tokens`` exceeds the context that the configuration names.
     """
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if isinstance(context, int) and tokens > context:
+    context = context_length(model)
+    if context is not None and tokens > context:
         raise UserError(
             f"a sequence of {tokens} tokens does not fit the model's context of {context}; lower data.max_length "
             "(data.max_prompt_length and module.max_new_tokens in PPO) or take a model with a longer context"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import context_length
 
 
 def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, key: str = "max_length") -> None:
@@ -22,8 +23,8 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
     Raises:
         UserError: names file, row, length and context.
     """
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if not isinstance(context, int):
+    context = context_length(model)
+    if context is None:
         return
     room = context - new_tokens
     ways_out = f"set data.{key}={room} and data.overlong=drop" if room > 0 else "lower module.max_new_tokens"

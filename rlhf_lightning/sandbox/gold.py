@@ -6,7 +6,7 @@ Training never sees these; the simulated labelers add their tastes and noise to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import IN_FACT, PEOPLE_SAY
@@ -178,8 +178,3 @@ def flags(a: Assessment) -> dict[str, bool]:
         "expresses_opinion": a.opinion,
         "moral_judgment": a.moral,
     }
-
-
-def as_dict(a: Assessment) -> dict[str, float | int | bool]:
-    """The assessment as plain values."""
-    return asdict(a)

@@ -54,7 +54,6 @@ NAMES = ("Anna", "Tom", "Mia", "Ben", "Lily", "Max", "Sara", "Leo")
 OBJECTS = ("ball", "book", "hat", "lamp", "cup", "box", "kite", "drum")
 PLACES = ("park", "school", "market", "kitchen", "garden", "house", "shop", "library")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-FEELINGS = ("happy", "glad", "sad", "angry")
 # A word that a prompt may ask to see used, and the phrase that uses it.
 TIMES = {
     "night": "at night",
