@@ -175,3 +175,31 @@ def make_ppo(
         return cls(**(settings | options))
 
     return make
+
+
+class Iterations(L.Callback):
+    """Keeps what every training step returns."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.outputs.append(outputs)
+
+
+@pytest.fixture
+def run(fit: Callable[..., L.Trainer]) -> Callable[..., list[dict[str, Any]]]:
+    """Train on dicts of batches; the outputs of every iteration."""
+
+    def iterate(module: PPOModule, *batches: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+        watch = Iterations()
+        fit(module, batches, callbacks=[watch, *options.pop("callbacks", [])], **options)
+        return watch.outputs
+
+    return iterate
+
+
+@pytest.fixture
+def iterations() -> Iterations:
+    """A callback that keeps what every training step returns, in ``outputs``."""
+    return Iterations()
