@@ -25,7 +25,8 @@ from rlhf_lightning.data import Encoder, PromptDataModule
 from rlhf_lightning.models import load_causal_lm, load_scalar_model
 from rlhf_lightning.modules import PPOModule
 
-PHASES = ("rollout", "score", "evaluate", "update")
+TIMED = ("rollout", "score", "evaluate", "advantages")
+PHASES = (*TIMED, "update")
 
 
 class Timer(L.Callback):
@@ -36,14 +37,17 @@ class Timer(L.Callback):
         self.tokens: list[dict[str, int]] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for phase in PHASES:
+        for phase in TIMED:
             setattr(pl_module, phase, self._timed(phase, getattr(pl_module, phase)))
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self.seconds["iteration"].append(time.perf_counter() - self._started)
+        seconds = time.perf_counter() - self._started
+        self.seconds["iteration"].append(seconds)
+        # What is left is the update: its forward and backward passes and optimizer steps.
+        self.seconds["update"].append(seconds - sum(self.seconds[phase][-1] for phase in TIMED))
         trajectory = outputs["trajectory"]
         self.tokens.append(
             {
