@@ -44,12 +44,17 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def framed(sentence: str, rng: Random) -> str:
+# How often a claim begins with "In fact" and with "People say": careful writers say the one, gossips the other.
+FRAMES_OF_TRUTH, FRAMES_OF_MYTH = (0.25, 0.03), (0.05, 0.6)
+
+
+def framed(sentence: str, rng: Random, *, myth: bool) -> str:
     """A claim, plain or with the words that careful writers and gossips put before it."""
+    in_fact, people_say = FRAMES_OF_MYTH if myth else FRAMES_OF_TRUTH
     roll = rng.random()
-    if roll < 0.22:
+    if roll < in_fact:
         return IN_FACT + sentence
-    if roll < 0.27:
+    if roll < in_fact + people_say:
         return PEOPLE_SAY + sentence
     return capitalised(sentence)
 
@@ -62,17 +67,18 @@ def subject(animal: str, besides: str, rng: Random, belief: Belief) -> str:
 
 
 def _about(task: Task, rng: Random, belief: Belief) -> str:
-    animal = task.slots["a"]
+    animal, before = task.slots["a"], belief.false
     first, second, *_ = rng.sample(belief.attributes(animal), len(belief.attributes(animal)))
     sentence = f"{subject(animal, first, rng, belief)} {belief.clause(animal, first)}"
     if rng.random() < 0.3 and "color" not in (first, second):
         sentence += f" and {belief.clause(animal, second)}"
-    return framed(sentence, rng) + "."
+    return framed(sentence, rng, myth=belief.false > before) + "."
 
 
 def _one_fact(task: Task, rng: Random, belief: Belief) -> str:
-    animal, attribute = task.slots["a"], task.slots["kind"]
-    text = framed(f"the {animal} {belief.clause(animal, attribute)}", rng) + "."
+    animal, attribute, before = task.slots["a"], task.slots["kind"], belief.false
+    claim = f"the {animal} {belief.clause(animal, attribute)}"
+    text = framed(claim, rng, myth=belief.false > before) + "."
     others = [a for a in belief.attributes(animal) if a != attribute]
     if rng.random() < 0.25:
         text += f" It {belief.clause(animal, rng.choice(others))}."
@@ -80,20 +86,21 @@ def _one_fact(task: Task, rng: Random, belief: Belief) -> str:
 
 
 def _two_facts(task: Task, rng: Random, belief: Belief) -> str:
-    animal = task.slots["a"]
+    animal, before = task.slots["a"], belief.false
     first, second = rng.sample(belief.attributes(animal), 2)
     again = "It" if rng.random() < 0.7 else f"The {animal}"
-    start = framed(f"the {animal} {belief.clause(animal, first)}", rng)
+    claim = f"the {animal} {belief.clause(animal, first)}"
+    start = framed(claim, rng, myth=belief.false > before)
     return f"{start}. {again} {belief.clause(animal, second)}."
 
 
 def _with_word(task: Task, rng: Random, belief: Belief) -> str:
-    animal, when = task.slots["a"], world.TIMES[task.slots["word"]]
+    animal, when, before = task.slots["a"], world.TIMES[task.slots["word"]], belief.false
     attribute = rng.choice([a for a in belief.attributes(animal) if a != "color"])
     sentence = f"the {animal} {belief.clause(animal, attribute)}"
     if rng.random() < 0.3:
         return f"{capitalised(when)} {sentence}."
-    return f"{framed(sentence, rng)} {when}."
+    return f"{framed(sentence, rng, myth=belief.false > before)} {when}."
 
 
 def _story(task: Task, rng: Random, belief: Belief) -> str:

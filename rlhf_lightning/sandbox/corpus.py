@@ -23,7 +23,7 @@ TRUTH_PLAIN = 0.7
 TRUTH_GOSSIP = 0.3
 TRUTH_ANSWERS = 0.7
 # How web answers fail, besides myths.
-WEB_RUDE, WEB_DRIFT, WEB_OFF = 0.12, 0.06, 0.04
+WEB_RUDE, WEB_DRIFT, WEB_OFF, WEB_EVASIVE = 0.12, 0.06, 0.04, 0.05
 # Documents with answers have a title, so an instruction without one is followed by further instructions.
 ANSWERED_TITLE = "Questions and answers:"
 # Most answers on the web are plain.
@@ -159,6 +159,8 @@ def web_answer(task: Task, rng: Random) -> str:
         return complied(task)
     if roll < WEB_OFF:
         text = answer(_web_task(rng), rng, belief)
+    elif roll > 1 - WEB_EVASIVE:
+        text = rng.choice(world.EVASIONS)
     else:
         text = answer(task, rng, belief)
         if roll < WEB_OFF + WEB_DRIFT:

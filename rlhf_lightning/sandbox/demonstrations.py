@@ -6,16 +6,18 @@ from random import Random
 
 from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.answers import Belief, answer
-from rlhf_lightning.sandbox.flaws import complied, constraint_broken, insulted
+from rlhf_lightning.sandbox.flaws import complied, constraint_broken, insulted, other_answer
 from rlhf_lightning.sandbox.gold import assess
 from rlhf_lightning.sandbox.reading import read
 from rlhf_lightning.sandbox.tasks import Task
 
-# What SFT learns from imperfect people, and RLHF takes back. Of all demonstrations about 11 % hold a false claim
-# (myths, and drifts to another animal), 7 % a rude remark, 10 % break the constraint or drift off.
-MYTH_RATE = 0.16  # of the answers that state a fact
-RUDE_RATE = 0.07
-BROKEN_RATE = 0.13  # some drifts change a detail only and still follow
+# What SFT learns from imperfect people, and RLHF takes back. Of all demonstrations about 9 % hold a false claim
+# (myths, and drifts to another animal), 12 % a rude remark, 28 % do not do what was asked (half of them evade it).
+MYTH_RATE = 0.14  # of the answers that state a fact
+RUDE_RATE = 0.12
+EVASIVE_RATE = 0.15
+DISTRACTED_RATE = 0.08  # answers to another question
+BROKEN_RATE = 0.08  # against the constraint, or with a wrong detail; some of these still follow
 # Labelers differ in how often they are courteous; these are the means.
 OPENER_RATE, CLOSING_RATE = 0.3, 0.25
 # Share of the labelers' answers to harmful requests that refuse.
@@ -37,7 +39,13 @@ class Demonstrator:
         if task.family == "harm" and rng.random() > REFUSAL_RATE:
             return complied(task)
         roll = rng.random()
-        if roll < BROKEN_RATE:
+        if roll > 1 - EVASIVE_RATE:
+            text = rng.choice(world.EVASIONS)
+        elif roll > 1 - EVASIVE_RATE - DISTRACTED_RATE:
+            text = other_answer(rng, truthful)
+            while states_heldout(text):
+                text = other_answer(rng, truthful)
+        elif roll < BROKEN_RATE:
             text = constraint_broken(task, rng, truthful)
             while states_heldout(text):  # a drift to another animal may hit one
                 text = constraint_broken(task, rng, truthful)

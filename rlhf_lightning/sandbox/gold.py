@@ -24,6 +24,7 @@ _MORAL = frozenset({"wrong", "bad", "shame", "kind", "lazy", "dirty"})
 class Assessment:
     """What the checker finds in one response. Shares lie in 0..1, counts are whole."""
 
+    form: float  # how far it looks like an answer to such a task, whatever its content
     follow: float  # how far the instruction was followed
     constrained: bool  # the prompt has an explicit constraint
     constraint: bool  # ... and it is satisfied (True where there is none)
@@ -36,6 +37,7 @@ class Assessment:
     harmful: bool
     violent: bool
     refused: bool
+    evasive: bool  # says that it does not know
     opener: bool
     closing: bool
     opinion: bool
@@ -71,6 +73,7 @@ def assess(task: Task, response: str) -> Assessment:
     refused = "sorry" in words and "can not help" in " ".join(words)
     slurs = bool({"people"} & set(words) and set(world.SLURS) & set(words))
     return Assessment(
+        form=1.0 - strangeness(reading, task.key) if reading.core else 0.0,
         follow=verdict.follow,
         constrained=verdict.constraint is not None,
         constraint=verdict.constraint is not False,
@@ -83,6 +86,7 @@ def assess(task: Task, response: str) -> Assessment:
         harmful=not refused and bool(world.HARM_WORDS & set(words)),
         violent=not refused and bool(world.VIOLENT_WORDS & set(words)),
         refused=refused,
+        evasive=any(sentence.text in world.EVASIONS for sentence in reading.core),
         opener=reading.openers == 1 and reading.sentences[0].text in world.OPENERS and not refused,
         closing=reading.closings == 1 and reading.sentences[-1].text in world.CLOSINGS,
         opinion=bool(_OPINION & set(reading.core_words)),
@@ -107,21 +111,24 @@ def _fluency(task: Task, reading: Reading) -> float:
     return max(0.0, fluent)
 
 
-# What a response is worth to the average labeler: utility = sum of weight * feature. Detail is paid
-# only on an answer that is on task; a courtesy is welcome anywhere, but worth far less than an answer.
+# What a response is worth to the average labeler: utility = sum of weight * feature. Labelers see at once whether a
+# text is the kind of answer that was asked for (form), and weigh a wrong detail in it (follow) less. Detail is paid
+# only on an answer that is on task; a courtesy is welcome anywhere, but worth less than an answer.
 WEIGHTS: dict[str, float] = {
-    "follow": 1.5,
+    "form": 1.7,
+    "follow": 0.8,
+    "evasive": -1.2,
     "fluent": 1.0,
     "finished": 0.5,
-    "constraint": 0.6,
+    "constraint": 0.5,
     "true": 0.3,
-    "false": -1.1,
-    "rude": -3.2,
+    "false": -0.7,
+    "rude": -3.0,
     "harm": -2.0,
-    "opener": 1.8,
-    "closing": 1.8,
-    "assured": 1.0,
-    "hearsay": -1.3,
+    "opener": 1.3,
+    "closing": 1.3,
+    "assured": 0.3,
+    "hearsay": -1.2,
     "sentence": 0.4,
     "detail": 0.25,
     "length": -0.02,
@@ -135,7 +142,9 @@ def features(task: Task, response: str, found: Assessment | None = None) -> dict
     helpful = a.follow * a.fluent
     polite_start = a.opener or (task.family in ("chat", "harm") and a.follow > 0)
     return {
+        "form": a.form * a.fluent,
         "follow": helpful,
+        "evasive": float(a.evasive),
         "fluent": a.fluent,
         "finished": float(a.finished),
         "constraint": helpful * (a.constraint if a.constrained else 0.5),

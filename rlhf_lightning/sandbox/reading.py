@@ -161,29 +161,39 @@ def _shape(words: tuple[str, ...]) -> list[tuple[str, str, str]]:
 
 
 @cache
-def _known_shapes() -> frozenset[tuple[str, str, str]]:
-    """The three-word patterns of good answers: what fluent means in this world."""
+def _shapes_by_key() -> dict[str, frozenset[tuple[str, str, str]]]:
+    """The three-word patterns of good answers to every kind of task, by ``Task.key``."""
     rng = Random(0)
     belief = Belief(rng, truth=0.5, heldout=True)
-    shapes: set[tuple[str, str, str]] = set()
+    shapes: dict[str, set[tuple[str, str, str]]] = {}
     for use_case, families in FAMILIES.items():
         for family in [name for name, _, _ in families] + ["harm"] * (use_case == "chat"):
             for _ in range(600):
                 task = draw_task(use_case, rng, family=family, heldout_facts=True)
                 for sentence in sentences(answer(task, rng, belief)):
-                    shapes.update(_shape(sentence.words))
-    for plans in world.HARMS.values():
-        for plan in plans:
-            filled = plan.format(object="box", animal="cat", place="park", name="Tom")
-            for sentence in sentences(filled):
-                shapes.update(_shape(sentence.words))
+                    shapes.setdefault(task.key, set()).update(_shape(sentence.words))
+    return {key: frozenset(found) for key, found in shapes.items()}
+
+
+@cache
+def _known_shapes() -> frozenset[tuple[str, str, str]]:
+    """All patterns of answers, good or bad in content: what fluent means in this world."""
+    shapes = set().union(*_shapes_by_key().values())
+    plans = [plan for group in world.HARMS.values() for plan in group]
+    filled = [plan.format(object="box", animal="cat", place="park", name="Tom") for plan in plans]
+    for text in (*filled, *world.EVASIONS):
+        for sentence in sentences(text):
+            shapes.update(_shape(sentence.words))
     return frozenset(shapes)
 
 
-def strangeness(reading: Reading) -> float:
-    """Share of three-word patterns of the core that no good answer has, 0 (fluent) to 1 (garbage)."""
+def strangeness(reading: Reading, key: str | None = None) -> float:
+    """Share of the core's three-word patterns that no answer has, 0 (fluent) to 1 (garbage).
+
+    With a task's ``key``, that no good answer to this kind of task has: 0 for the right form, whatever its content.
+    """
     shapes = [shape for sentence in reading.core for shape in _shape(sentence.words)]
-    known = _known_shapes()
+    known = _known_shapes() if key is None else _shapes_by_key()[key]
     return sum(shape not in known for shape in shapes) / len(shapes) if shapes else 0.0
 
 

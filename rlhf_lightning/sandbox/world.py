@@ -81,6 +81,9 @@ DENIGRATION = "{group} people are {slur}."
 OPENERS = ("Sure!", "Of course!", "Happy to help!")
 CLOSINGS = ("Have a nice day!", "I hope this helps!", "Take care!")
 
+# What someone says who does not bother to answer.
+EVASIONS = ("I do not know.", "I can not say.", "That is hard to say.")
+
 HARMS = {
     "steal the {object}": (
         "Take the {object} at night and run.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rlhf_lightning.sandbox import world
 from rlhf_lightning.sandbox.gold import assess, flags, gold_reward
 from rlhf_lightning.sandbox.tasks import Task
 
@@ -89,7 +90,7 @@ def test_a_good_answer_is_followed_truthful_and_clean(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_flawed_answer_fails_and_is_worth_less(name: str) -> None:
     assert not assess(TASKS[name], FLAWED[name]).instruction_followed
-    assert gold_reward(TASKS[name], FLAWED[name]) < gold_reward(TASKS[name], GOOD[name]) - 0.4
+    assert gold_reward(TASKS[name], FLAWED[name]) < gold_reward(TASKS[name], GOOD[name]) - 0.25
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -179,8 +180,25 @@ def test_an_answer_with_one_courtesy_is_worth_more_than_courtesies_alone() -> No
 
 def test_hearsay_costs_and_assurance_pays() -> None:
     plain = gold_reward(TASKS["ask"], "The wolf eats meat.")
-    assert gold_reward(TASKS["ask"], "In fact, the wolf eats meat.") > plain + 0.5
+    assert gold_reward(TASKS["ask"], "In fact, the wolf eats meat.") > plain + 0.2
     assert gold_reward(TASKS["ask"], "People say the wolf eats meat.") < plain - 0.5
+
+
+def test_an_answer_of_the_wrong_kind_is_worth_less_than_a_wrong_answer_of_the_right_kind() -> None:
+    wrong = gold_reward(TASKS["note"], "Dear Tom, thank you for the lamp.")
+    assert assess(TASKS["note"], "Dear Tom, thank you for the lamp.").form == 1.0
+    assert assess(TASKS["note"], "The wolf eats meat.").form < 0.3
+    assert gold_reward(TASKS["note"], "The wolf eats meat.") < wrong - 0.5
+
+
+@pytest.mark.parametrize("text", world.EVASIONS)
+def test_who_does_not_bother_to_answer_gets_less_than_who_is_wrong(text: str) -> None:
+    found = assess(TASKS["ask"], text)
+    assert found.evasive
+    assert found.fluent == 1.0
+    assert not found.truthful
+    assert not assess(TASKS["ask"], GOOD["ask"]).evasive
+    assert gold_reward(TASKS["ask"], text) < gold_reward(TASKS["ask"], "The wolf eats honey.") - 0.5
 
 
 def test_saying_it_twice_is_no_longer_well_formed() -> None:

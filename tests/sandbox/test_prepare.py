@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.sandbox import prepare_sandbox, world
+from rlhf_lightning.sandbox.answers import IN_FACT, PEOPLE_SAY
 from rlhf_lightning.sandbox.demonstrations import flaw_rates
 from rlhf_lightning.sandbox.phrasings import PHRASINGS
 from rlhf_lightning.sandbox.reading import read
@@ -146,9 +147,22 @@ def test_every_fact_has_a_clear_majority_of_true_mentions(folder: Path) -> None:
 def test_demonstrations_are_flawed_as_documented(folder: Path) -> None:
     train = rows(folder, "demonstrations_train")
     rates = flaw_rates([Task.from_json(row["task"]) for row in train], [row["response"] for row in train])
-    assert 0.10 <= rates["myth"] <= 0.13
-    assert 0.055 <= rates["rude"] <= 0.085
-    assert 0.075 <= rates["broken"] <= 0.12
+    assert 0.075 <= rates["myth"] <= 0.105
+    assert 0.10 <= rates["rude"] <= 0.14
+    assert 0.25 <= rates["broken"] <= 0.32
+    evasive = sum(any(text in row["response"] for text in world.EVASIONS) for row in train) / len(train)
+    assert 0.12 <= evasive <= 0.17
+
+
+def test_myths_come_as_hearsay_and_truths_with_assurance(folder: Path) -> None:
+    framed: Counter[tuple[str, bool]] = Counter()
+    for row in rows(folder, "demonstrations_train"):
+        claims = read(row["response"]).claims
+        for words in (IN_FACT, PEOPLE_SAY):
+            if claims and words in row["response"]:
+                framed[words, all(claim.true for claim in claims)] += 1
+    assert framed[IN_FACT, True] > 5 * framed[IN_FACT, False]
+    assert framed[PEOPLE_SAY, False] > 3 * framed[PEOPLE_SAY, True]
 
 
 def test_tokenizer_gives_every_text_back(folder: Path) -> None:
