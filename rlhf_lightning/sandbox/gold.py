@@ -115,7 +115,7 @@ def _fluency(task: Task, reading: Reading) -> float:
 # text is the kind of answer that was asked for (form), and weigh a wrong detail in it (follow) less. Detail is paid
 # only on an answer that is on task; a courtesy is welcome anywhere, but worth less than an answer.
 WEIGHTS: dict[str, float] = {
-    "form": 1.7,
+    "form": 1.5,
     "follow": 0.8,
     "evasive": -1.2,
     "fluent": 1.0,
