@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from rlhf_lightning.callbacks.episodes import episodes, iterations_done, require_episodes
+from rlhf_lightning.data import Prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules import Rollout
 
@@ -22,7 +23,7 @@ def sample_rows(rollout: Rollout, rows: int) -> list[dict[str, Any]]:
     """The first ``rows`` episodes as plain values. Prompts are shuffled, so the first ones are a fair sample."""
     return [
         {
-            "prompt": rollout.prompts[row],
+            "prompt": _as_text(rollout.prompts[row]),
             "response": rollout.responses[row],
             "score": float(rollout.scores[row]),
             "kl": float(rollout.kl[row]),
@@ -81,6 +82,11 @@ class SampleTable(L.Callback):
                 lines.write(json.dumps({"iteration": iteration, **sample}, ensure_ascii=False) + "\n")
         for logger in trainer.loggers:
             _log_text(logger, samples, step=iteration - 1)  # Lightning numbers its metrics from 0
+
+
+def _as_text(prompt: Prompt) -> str:
+    """A conversation with its roles, as lines."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
 def _file(trainer: L.Trainer) -> Path:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_lightning.data.dialogues import Prompt
+
 
 class TokenBatch(NamedTuple):
     """Sequences with labels, for SFT and for pretraining text (b sequences, s tokens)."""
@@ -46,19 +48,26 @@ class PromptBatch(NamedTuple):
     """[b, p] long, right padded."""
     lengths: Tensor
     """[b] long."""
-    prompts: list[str]
-    """The prompts' texts, for rewards and tables."""
+    prompts: list[Prompt]
+    """The prompts as text or as conversations, for rewards and tables."""
 
 
 def collate_tokens(rows: Sequence[Mapping[str, Any]], *, pad_id: int) -> TokenBatch:
     """Pad rows of ``input_ids`` (ids) and ``prompt_length`` (leading tokens that are no labels).
 
-    The first token of a sequence is never a label, because nothing stands before it to predict it from.
+    Rows with ``spans`` (start, end, start, end, ...) have labels there alone: several turns of a conversation. The
+    first token of a sequence is never a label, because nothing stands before it to predict it from.
     """
     input_ids, lengths = _pad([row["input_ids"] for row in rows], pad_id)
     starts = torch.tensor([max(int(row["prompt_length"]), 1) for row in rows])
     positions = torch.arange(input_ids.shape[1])
     loss_mask = (positions >= starts[:, None]) & (positions < lengths[:, None])
+    for mask, row in zip(loss_mask, rows, strict=True):
+        if row.get("spans"):
+            learned = torch.zeros_like(mask)
+            for start, end in zip(row["spans"][::2], row["spans"][1::2], strict=True):
+                learned[start:end] = True
+            mask &= learned
     return TokenBatch(input_ids, lengths, loss_mask)
 
 
@@ -88,9 +97,9 @@ def collate_comparisons(rows: Sequence[Mapping[str, Any]], *, pad_id: int) -> Co
 
 
 def collate_prompts(rows: Sequence[Mapping[str, Any]], *, pad_id: int) -> PromptBatch:
-    """Pad rows of ``input_ids`` and ``prompt`` (text)."""
+    """Pad rows of ``input_ids`` and ``prompt`` (text), or ``messages`` where the prompt is a conversation."""
     input_ids, lengths = _pad([row["input_ids"] for row in rows], pad_id)
-    return PromptBatch(input_ids, lengths, [row["prompt"] for row in rows])
+    return PromptBatch(input_ids, lengths, [row.get("messages") or row["prompt"] for row in rows])
 
 
 def pairs_from_ranks(ranks: Sequence[float]) -> list[tuple[int, int]]:

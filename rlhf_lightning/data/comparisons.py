@@ -3,106 +3,49 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 
 from rlhf_lightning.data.collate import collate_comparisons, collate_tokens
-from rlhf_lightning.data.demonstrations import load_demonstrations
+from rlhf_lightning.data.columns import Columns, layouts_of
+from rlhf_lightning.data.comparison_rows import encode_comparisons, load_comparisons
+from rlhf_lightning.data.demonstration_rows import encode_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import encode_source, join, keep_short, report
-from rlhf_lightning.data.rankings import read_comparison
-from rlhf_lightning.data.sources import Files, load_sources, paths_of
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.data.preparation import tell
+from rlhf_lightning.data.sources import Files, load_sources
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-
-def load_comparisons(
-    files: Files, *, encoder: Encoder, max_length: int | None = None, overlong: str = "error"
-) -> tuple[Dataset, dict[str, int]]:
-    """Rows of ``prompt_ids``, ``response_ids`` (K lists), ``pairs``, and the counts of what was used and left out.
-
-    Rows that give no pair (all completions tied) are left out and counted, never guessed.
-
-    Args:
-        files: see ``load_rows``; a field ``prompt`` and the fields of ``read_comparison``.
-        max_length: most tokens of prompt and any completion; None for no limit.
-        overlong: "error", or "drop" to leave out rows over the limit.
-
-    Errors:
-        UserError: see ``read_comparison``; no row left that gives a pair.
-    """
-    from datasets import Features, List, Value
-
-    def encode(row: dict[str, Any], place: str) -> dict[str, Any]:
-        comparison = read_comparison(row, place)
-        prompt = encoder.prompt(row["prompt"])
-        ends = zip(comparison.responses, comparison.finished, strict=True)
-        responses = [encoder.response(text, finished=finished) for text, finished in ends]
-        return {
-            "prompt_ids": prompt,
-            "response_ids": responses,
-            "pairs": comparison.pairs,
-            "tied": comparison.tied,
-            "length": len(prompt) + max(map(len, responses)),
-        }
-
-    ids = List(Value("int32"))
-    count = Value("int32")
-    features = Features(
-        {"prompt_ids": ids, "response_ids": List(ids), "pairs": List(ids), "tied": count, "length": count}
-    )
-    counts = {"rows": 0, "pairs": 0, "tied_rows_skipped": 0, "tied_pairs": 0, "overlong_rows_dropped": 0}
-    tables = []
-    for source in load_sources(files, fields=("prompt",)):
-        encoded = encode_source(source, encode, encoder=encoder, features=features, options="comparisons")
-        rows, dropped = keep_short(
-            encoded,
-            source,
-            limit=max_length,
-            overlong=overlong,
-            what="prompt and longest response",
-            key="max_length",
-        )
-        pairs = np.array([len(pairs) for pairs in rows["pairs"]])
-        counts["rows"] += int((pairs > 0).sum())
-        counts["pairs"] += int(pairs.sum())
-        counts["tied_rows_skipped"] += int((pairs == 0).sum())
-        counts["tied_pairs"] += sum(rows["tied"])
-        counts["overlong_rows_dropped"] += dropped
-        tables.append(rows if pairs.all() else rows.select(np.flatnonzero(pairs)))
-    if not counts["rows"]:
-        names = ", ".join(str(path) for path in paths_of(files))
-        raise UserError(
-            f"{names}: all completions are tied in all {counts['tied_rows_skipped']} rows, which teaches no order: "
-            "give rows with different ranks"
-        )
-    return join([table for table in tables if len(table)]), counts
+__all__ = ["ComparisonDataModule", "load_comparisons"]
 
 
 class ComparisonDataModule(pl.LightningDataModule):
     """Ranked completions; batches are ``ComparisonBatch`` in which every completion of a prompt stands once.
 
     After ``setup``, ``counts`` says what the training files gave: rows, pairs, tied_rows_skipped, tied_pairs,
-    overlong_rows_dropped.
+    overlong_rows_dropped, and, where there are any, pairs_cut_to_ties, different_prompts_dropped and skipped bad rows.
 
     Args:
         encoder: the tokenizer.
-        train, validation: files with ``prompt`` and the fields of ``read_comparison``.
+        train, validation: files with a prompt (``prompt``, ``instruction`` with ``input``, or ``question``) and the
+            fields of ``read_comparison``; or ``chosen`` and ``rejected`` as whole dialogues, whose common start is the
+            prompt.
         demonstrations: file whose mean score is made 0 after training.
         batch_size: prompts of a batch with all their completions, over all ranks (paper: 64).
         max_length: most tokens of prompt and completion; None for no limit.
-        overlong: what to do with longer rows: "error" or "drop".
+        overlong: what to do with longer rows: "error", "drop", "keep_start" (the responses lose their ends and their
+            EOS; responses that are cut to the same become a tie) or "keep_end" (the prompt loses its start).
+        columns: our name -> the file's column, where a file names them otherwise; see ``Columns``. Not for
+            ``demonstrations``.
+        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        annotators: what several annotators of the same comparison give, in one row (a list as ``preference`` or
+            ``choice``) or in rows of their own: "each" its pair, or all together one pair by "majority".
         seed: order of the training rows.
         num_workers: worker processes per loader.
 
     Errors:
-        UserError: see ``load_rows`` and ``read_comparison``; no row that gives a pair; a row over the limit; a batch
-            size that ranks cannot share.
+        UserError: see ``load_rows`` and ``read_comparison``; a file without a shape that is known; no row that gives a
+            pair; a row over the limit; a batch size that ranks cannot share.
     """
 
     def __init__(
@@ -115,6 +58,9 @@ class ComparisonDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         max_length: int | None = None,
         overlong: str = "error",
+        columns: Columns | None = None,
+        on_bad_row: str = "raise",
+        annotators: str = "each",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -126,12 +72,15 @@ class ComparisonDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.max_length = max_length
         self.overlong = overlong
+        self.columns = columns
+        self.on_bad_row = on_bad_row
+        self.annotators = annotators
         self.seed = seed
         self.num_workers = num_workers
         self.counts: dict[str, int] = {}
         self.train_rows: Any = None  # the table, after setup
-        self.validation_rows: Dataset | None = None
-        self.demonstration_rows: Dataset | None = None
+        self.validation_rows: Any = None
+        self.demonstration_rows: Any = None
 
     def prepare_data(self) -> None:
         """Encode the files in one process before the others read the result."""
@@ -140,17 +89,36 @@ class ComparisonDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train_rows is not None:
             return
+        found = {}
+        # All of them before any is encoded: one with conversations may change the template of the others.
+        for split, files in (
+            ("train", self.train),
+            ("validation", self.validation),
+            ("demonstrations", self.demonstrations),
+        ):
+            if files is not None:
+                sources = load_sources(files, on_bad_row=self.on_bad_row)
+                own = split == "demonstrations"
+                kind, columns = ("demonstrations", None) if own else ("comparisons", self.columns)
+                found[split] = sources, layouts_of(sources, kind=kind, columns=columns, encoder=self.encoder)
         options: dict[str, Any] = {
             "encoder": self.encoder,
             "max_length": self.max_length,
             "overlong": self.overlong,
+            "on_bad_row": self.on_bad_row,
         }
-        self.train_rows, self.counts = load_comparisons(self.train, **options)
-        report("comparisons to train on: %s", ", ".join(f"{name} {count}" for name, count in self.counts.items()))
-        if self.validation is not None:
-            self.validation_rows, _ = load_comparisons(self.validation, **options)
-        if self.demonstrations is not None:
-            self.demonstration_rows = load_demonstrations(self.demonstrations, **options)
+        tables = {}
+        for split, (sources, layouts) in found.items():
+            if split == "demonstrations":
+                tables[split], counts = encode_demonstrations(sources, layouts, **options)
+                tell("demonstrations for the bias", counts)
+            else:
+                tables[split], counts = encode_comparisons(sources, layouts, annotators=self.annotators, **options)
+                tell(f"comparisons for {split}", counts)
+            self.counts = counts if split == "train" else self.counts
+        self.validation_rows = tables.get("validation")
+        self.demonstration_rows = tables.get("demonstrations")
+        self.train_rows = tables["train"]
 
     def train_dataloader(self) -> StreamLoader:
         self.setup()
@@ -168,7 +136,7 @@ class ComparisonDataModule(pl.LightningDataModule):
         collate = partial(collate_tokens, pad_id=self.encoder.pad_token_id)
         return stream_loader(self.demonstration_rows, trainer=None, collate=collate, batch_size=self.batch_size)
 
-    def _loader(self, rows: Dataset, *, trainer: pl.Trainer | None, train: bool = False) -> StreamLoader:
+    def _loader(self, rows: Any, *, trainer: pl.Trainer | None, train: bool = False) -> StreamLoader:
         return stream_loader(
             rows,
             trainer=trainer,

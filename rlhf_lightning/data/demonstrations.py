@@ -1,64 +1,57 @@
-"""Demonstrations for supervised fine-tuning: prompt and response pairs."""
+"""Demonstrations for supervised fine-tuning: prompt and response pairs, and conversations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 
 from rlhf_lightning.data.collate import collate_tokens
+from rlhf_lightning.data.columns import Columns, layouts_of
+from rlhf_lightning.data.demonstration_rows import encode_demonstrations, load_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import encode_source, join, keep_short
+from rlhf_lightning.data.packing import check_packing, collate_packs
+from rlhf_lightning.data.preparation import tell
 from rlhf_lightning.data.sources import Files, load_sources
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-
-def load_demonstrations(
-    files: Files, *, encoder: Encoder, max_length: int | None = None, overlong: str = "error"
-) -> Dataset:
-    """Rows of ``input_ids`` (prompt + response + EOS), ``prompt_length`` and ``length``.
-
-    Args:
-        files: see ``load_rows``; fields ``prompt`` and ``response``.
-        max_length: most tokens of a row; None for no limit.
-        overlong: "error", or "drop" to leave out rows over the limit.
-    """
-    from datasets import Features, List, Value
-
-    def encode(row: dict[str, Any], place: str) -> dict[str, Any]:
-        prompt = encoder.prompt(row["prompt"])
-        ids = prompt + encoder.response(row["response"])
-        return {"input_ids": ids, "prompt_length": len(prompt), "length": len(ids)}
-
-    features = Features({"input_ids": List(Value("int32")), "prompt_length": Value("int32"), "length": Value("int32")})
-    tables = []
-    for source in load_sources(files, fields=("prompt", "response")):
-        encoded = encode_source(source, encode, encoder=encoder, features=features, options="demonstrations")
-        rows, _ = keep_short(
-            encoded, source, limit=max_length, overlong=overlong, what="prompt and response", key="max_length"
-        )
-        tables.append(rows)
-    return join(tables)
+__all__ = ["DemonstrationDataModule", "load_demonstrations"]
 
 
 class DemonstrationDataModule(pl.LightningDataModule):
     """Demonstrations; batches are ``TokenBatch`` whose labels are the response's tokens and EOS.
 
+    With ``packing``, the examples of each batch are laid into rows of at most so many tokens (``PackedBatch``): they do
+    not attend to each other, their positions restart, and loss and gradients are those of the padded batch. It saves
+    padding and nothing else: ``batch_size`` goes on counting examples, so that steps, schedule and learning rate mean
+    the same with and without (in TRL it would count packs); the ``micro_batch_size`` of ``SFTModule`` counts packs. A
+    pack about as long as the longest examples is fastest where attention takes a mask (sdpa, eager), whose cost grows
+    with the square of the pack; FlashAttention does not mind long packs.
+
+    After ``setup``, ``counts`` says what the training files gave: rows, and what was left out or cut and why.
+
     Args:
         encoder: the tokenizer.
-        train, validation: files with fields ``prompt`` and ``response``.
-        batch_size: rows of a batch, over all ranks (paper: 32).
+        train, validation: files whose columns are one of ``SHAPES["demonstrations"]``: prompt/response,
+            prompt/completion, messages, conversations, instruction/(input/)output, question/answer. All but plain
+            prompts are conversations and go through the chat template.
+        batch_size: rows (examples, also with ``packing``) of a batch, over all ranks (paper: 32).
         max_length: most tokens of prompt and response; None for no limit.
-        overlong: what to do with longer rows: "error" or "drop".
+        overlong: what to do with longer rows: "error", "drop", "keep_start" (the response loses its end and its EOS)
+            or "keep_end" (the prompt loses its start).
+        columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
+        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        train_on: "last" or "all" assistant turns of a conversation.
         seed: order of the training rows.
         num_workers: worker processes per loader.
+        packing: most tokens of a pack, also the limit of an example; None pads every example to the longest.
 
     Errors:
-        UserError: see ``load_rows``; a row over the limit; a batch size that ranks cannot share.
+        UserError: see ``load_rows``; a file without a shape that is known; a bad row or one over the limit; no row
+            left; a template whose turns cannot be told apart (``train_on="all"``); a batch size that ranks cannot
+            share.
     """
 
     def __init__(
@@ -70,8 +63,12 @@ class DemonstrationDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         max_length: int | None = None,
         overlong: str = "error",
+        columns: Columns | None = None,
+        on_bad_row: str = "raise",
+        train_on: str = "last",
         seed: int = 0,
         num_workers: int = 0,
+        packing: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -80,19 +77,47 @@ class DemonstrationDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.max_length = max_length
         self.overlong = overlong
+        self.columns = columns
+        self.on_bad_row = on_bad_row
+        self.train_on = train_on
         self.seed = seed
         self.num_workers = num_workers
+        self.packing = check_packing(packing)
+        self.counts: dict[str, int] = {}
         self.train_rows: Any = None  # the table, after setup
-        self.validation_rows: Dataset | None = None
+        self.validation_rows: Any = None
 
     def prepare_data(self) -> None:
         """Encode the files in one process before the others read the result."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.train_rows is None:
-            self.train_rows = self._load(self.train)
-            self.validation_rows = None if self.validation is None else self._load(self.validation)
+        if self.train_rows is not None:
+            return
+        splits = {"train": self.train, "validation": self.validation}
+        # All of them before any is encoded: one with conversations may change the template of the others.
+        found = {}
+        for split, files in splits.items():
+            if files is not None:
+                sources = load_sources(files, on_bad_row=self.on_bad_row)
+                layouts = layouts_of(sources, kind="demonstrations", columns=self.columns, encoder=self.encoder)
+                found[split] = sources, layouts
+        packed = self.packing is not None and (self.max_length is None or self.packing < self.max_length)
+        tables = {}
+        for split, (sources, layouts) in found.items():
+            tables[split], counts = encode_demonstrations(
+                sources,
+                layouts,
+                encoder=self.encoder,
+                max_length=self.packing if packed else self.max_length,
+                overlong=self.overlong,
+                on_bad_row=self.on_bad_row,
+                train_on=self.train_on,
+                key="packing" if packed else "max_length",
+            )
+            tell(f"demonstrations for {split}", counts)
+            self.counts = counts if split == "train" else self.counts
+        self.train_rows, self.validation_rows = tables["train"], tables.get("validation")
 
     def train_dataloader(self) -> StreamLoader:
         self.setup()
@@ -102,14 +127,15 @@ class DemonstrationDataModule(pl.LightningDataModule):
         self.setup()
         return [] if self.validation_rows is None else self._loader(self.validation_rows, train=False)
 
-    def _load(self, files: Files) -> Dataset:
-        return load_demonstrations(files, encoder=self.encoder, max_length=self.max_length, overlong=self.overlong)
-
-    def _loader(self, rows: Dataset, *, train: bool) -> StreamLoader:
+    def _loader(self, rows: Any, *, train: bool) -> StreamLoader:
+        pad_id = self.encoder.pad_token_id
+        collate: Callable[..., Any] = partial(collate_tokens, pad_id=pad_id)
+        if self.packing is not None:
+            collate = partial(collate_packs, pad_id=pad_id, size=self.packing)
         return stream_loader(
             rows,
             trainer=self.trainer,
-            collate=partial(collate_tokens, pad_id=self.encoder.pad_token_id),
+            collate=collate,
             batch_size=self.batch_size,
             seed=self.seed,
             train=train,

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from rlhf_lightning.data.dialogues import Conversation, Prompt
+from rlhf_lightning.data.faults import RowFault
+from rlhf_lightning.data.templates import all_turns, last_turn, plain_template
 from rlhf_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -43,6 +51,7 @@ class Encoder:
         self.eos_token_id: int = tokenizer.eos_token_id
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.pad_token_id: int = self.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._vocabulary: int = max(tokenizer.get_vocab().values()) + 1
         # Whether text gets a BOS is the tokenizer's post-processor's business, which only a trial shows.
         self._adds_bos = self.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [self.bos_token_id]
 
@@ -60,7 +69,18 @@ class Encoder:
             ) from error
         return cls(tokenizer, system=system)
 
-    def prompt(self, prompt: str | Sequence[dict[str, str]]) -> list[int]:
+    def require_template(self) -> None:
+        """Make sure that conversations can be rendered: a tokenizer without a chat template gets the plain one.
+
+        The plain template (``rlhf_lightning.data.templates.PLAIN_TEMPLATE``) starts with a BOS if the tokenizer adds
+        one to text by itself. It is saved with the tokenizer. Prompts that are one string are user turns from then on,
+        so it must be called before anything is encoded.
+        """
+        if not self.tokenizer.chat_template:
+            self.tokenizer.chat_template = plain_template(bos=self._adds_bos)
+            _tell_of_plain_template()
+
+    def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, ready for the response to follow.
 
         Args:
@@ -69,30 +89,68 @@ class Encoder:
         Errors:
             UserError: a conversation without a chat template, or one that the template refuses.
         """
-        if not self.tokenizer.chat_template:
-            if not isinstance(prompt, str):
-                raise UserError(
-                    "A conversation needs a chat template and the tokenizer has none: set tokenizer.chat_template or "
-                    "give the prompt as one string"
-                )
-            return self._with_bos(self._ids(prompt))
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if self.system is not None:
-            messages = [{"role": "system", "content": self.system}, *messages]
-        from jinja2 import TemplateError
-
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(
-                f"The chat template refuses a conversation of roles {roles}: {error}; change the prompt or the template"
-            ) from error
-        return self._ids(text)
+        return self.open(self._ids(self.render(prompt)))
 
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Ids of a response; it ends with exactly one EOS when ``finished`` and with none otherwise."""
-        ids = self._ids(text)
+        return self.close(self._ids(text), finished=finished)
+
+    def render(self, prompt: Prompt) -> str:
+        """The text of a prompt: what the chat template makes of it, up to where the assistant speaks.
+
+        Errors:
+            RowFault: see ``prompt``.
+        """
+        if self.tokenizer.chat_template:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            return self._rendered(messages, True)
+        if not isinstance(prompt, str):
+            raise RowFault(
+                "template",
+                "A conversation needs a chat template and the tokenizer has none: set tokenizer.chat_template or "
+                "give the prompt as one string",
+            )
+        return prompt
+
+    def turns(self, messages: Conversation, *, train_on: str = "last") -> list[tuple[str, bool]]:
+        """A conversation that ends with the assistant as pieces of (text, whether it is learned).
+
+        Joined they are what ``apply_chat_template`` gives, up to the EOS of the last turn, which is not part of them.
+
+        Args:
+            messages: the conversation.
+            train_on: "last" or "all" assistant turns.
+
+        Errors:
+            RowFault: the template refuses the conversation.
+            UserError: the template does not let the turns be told apart (``train_on="all"``).
+        """
+        eos = str(self.tokenizer.eos_token)
+        if train_on == "all":
+            return all_turns(self._rendered, messages, eos=eos, template=self.tokenizer.chat_template)
+        prompt, answer = last_turn(self._rendered, messages, eos=eos)
+        return [(prompt, False), (answer, True)]
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text as it stands, all at once, which is much faster than one by one."""
+        if not texts:
+            return []
+        found = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return [list(ids) for ids in found["input_ids"]]
+
+    def open(self, ids: list[int]) -> list[int]:
+        """Ids of a rendered prompt as a prompt: with one BOS where there is no template and the tokenizer adds one."""
+        return ids if self.tokenizer.chat_template else self._with_bos(ids)
+
+    def close(self, ids: list[int], *, finished: bool = True) -> list[int]:
+        """Ids of a response's text as a response: it ends with exactly one EOS when ``finished``, else with none."""
+        ids = list(ids)
         while ids and ids[-1] == self.eos_token_id:  # data that spells out its end must not get a second one
             ids.pop()
         return [*ids, self.eos_token_id] if finished else ids
@@ -102,10 +160,12 @@ class Encoder:
         return self._with_bos(self.response(text, finished=eos))
 
     def decode(self, response_ids: Sequence[int]) -> str:
-        """Text of a response up to its first EOS, without special tokens."""
+        """Text of a response up to its first EOS, without special tokens. Ids beyond the vocabulary, which a model with
+        a larger embedding can sample, give no text."""
         ids = [int(i) for i in response_ids]
         if self.eos_token_id in ids:
             ids = ids[: ids.index(self.eos_token_id)]
+        ids = [i for i in ids if i < self._vocabulary]
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
@@ -139,9 +199,33 @@ class Encoder:
         # verbose=False: a document longer than the model's context is no reason for a warning here.
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
+    def _rendered(self, messages: Conversation, prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        if self.system is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowFault(
+                "template",
+                f"The chat template refuses a conversation of roles {roles}: {error}; change the prompt or the "
+                "template",
+            ) from error
+        return text
+
     def _with_bos(self, ids: list[int]) -> list[int]:
         if not self._adds_bos or self.bos_token_id is None:
             return ids
         while ids and ids[0] == self.bos_token_id:  # text that spells out its BOS must not get a second one
             ids = ids[1:]
         return [self.bos_token_id, *ids]
+
+
+@rank_zero_only
+def _tell_of_plain_template() -> None:
+    log.info(
+        "the tokenizer has no chat template and the data has conversations: the plain one is used (User:, Assistant:, "
+        "System: on a line of their own) and saved with the tokenizer"
+    )

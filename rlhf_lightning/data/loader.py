@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from rlhf_lightning.data.mixing import Mixture
 from rlhf_lightning.data.sampling import StreamBatchSampler
 from rlhf_lightning.errors import UserError
 
@@ -107,7 +108,10 @@ def stream_loader(
     train: bool = False,
     num_workers: int = 0,
 ) -> StreamLoader:
-    """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise."""
+    """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise.
+
+    The weights of a ``Mixture`` are for training; in order, every row comes once.
+    """
     overfit = getattr(trainer, "overfit_batches", 0)  # set without a declaration, hence getattr
     if overfit:
         raise UserError(
@@ -121,6 +125,7 @@ def stream_loader(
         seed=seed,
         batches=batches,
         shuffle=train,
+        mixture=rows.draws() if train and isinstance(rows, Mixture) else None,
         rank=ranks["rank"] if ranks else 0,
         world_size=ranks["num_replicas"] if ranks else 1,
     )

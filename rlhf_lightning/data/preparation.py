@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.data.encode import Encoder
+from rlhf_lightning.data.mixing import Mixture, weights_of
 from rlhf_lightning.data.sources import Source, quiet_datasets
-from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -42,59 +41,36 @@ def encode_source(
         features: columns of the result.
         options: anything else that changes the result.
     """
-    parts = [source.digest, encoder.fingerprint(), options, _code()]
-    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def encode_row(row: dict[str, Any], index: int) -> dict[str, Any]:
         return encode(row, f"{source.path}, row {index + 1}")
 
-    with quiet_datasets(Path(source.path).stat().st_size):
-        return source.rows.map(
-            encode_row,
+    return mapped(source, source.rows, encode_row, encoder=encoder, features=features, options=options)
+
+
+def mapped(
+    source: Source,
+    rows: Dataset,
+    function: Callable[..., dict[str, Any]],
+    *,
+    encoder: Encoder,
+    features: Features,
+    options: str,
+    batched: bool = False,
+) -> Dataset:
+    """``rows.map(function)`` under a name of our own, see ``encode_source``; ``function`` also gets row numbers."""
+    parts = [source.digest, encoder.fingerprint(), options, _code()]
+    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    with quiet_datasets(source.rows.data.nbytes):
+        return rows.map(
+            function,
             with_indices=True,
-            remove_columns=source.rows.column_names,
+            batched=batched,
+            remove_columns=rows.column_names,
             features=features,
             new_fingerprint=fingerprint,
             desc=f"Encoding {Path(source.path).name}",
         )
-
-
-def keep_short(
-    rows: Dataset, source: Source, *, limit: int | None, overlong: str, what: str, key: str
-) -> tuple[Dataset, int]:
-    """Rows whose ``length`` is within the limit, and how many were dropped.
-
-    Args:
-        rows: encoded rows of ``source`` with a column ``length``.
-        limit: most tokens; None for no limit.
-        overlong: "error" or "drop".
-        what: what is counted, for the error ("prompt and response").
-        key: the argument that sets the limit, for the error.
-
-    A report says what was dropped.
-
-    Errors:
-        UserError: a row over the limit with ``overlong="error"``, or no row left.
-    """
-    if overlong not in ("error", "drop"):
-        raise UserError(f"overlong must be error or drop, not {overlong!r}")
-    if limit is None:
-        return rows, 0
-    lengths = rows.data.column("length").to_numpy()
-    long = np.flatnonzero(lengths > limit)
-    if not len(long):
-        return rows, 0
-    if overlong == "error":
-        raise UserError(
-            f"{source.path}, row {long[0] + 1}: {what} have length {lengths[long[0]]} and the limit is {limit}: "
-            f"set data.overlong=drop or raise data.{key}"
-        )
-    if len(long) == len(lengths):
-        raise UserError(
-            f"{source.path}: all {len(lengths)} rows are over the limit of {limit} tokens: raise data.{key}"
-        )
-    report("%s: %d of %d rows over %d tokens dropped", source.path, len(long), len(lengths), limit)
-    return rows.select(np.flatnonzero(lengths <= limit)), len(long)
 
 
 @rank_zero_only
@@ -103,11 +79,30 @@ def report(message: str, *values: object) -> None:
     log.info(message, *values)
 
 
-def join(tables: Sequence[Dataset]) -> Dataset:
-    """One table from the encoded rows of several files."""
+def tell(what: str, counts: Mapping[str, int]) -> None:
+    """Log what a set of files gave."""
+    report("%s: %s", what, ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def join(tables: Sequence[Dataset], sources: Sequence[Source] = ()) -> Any:
+    """One table from the encoded rows of several sources: a ``Dataset``, or a ``Mixture`` where sources have weights.
+
+    Args:
+        tables: the rows of each source; empty ones are left out.
+        sources: where the tables come from, one by one.
+    """
     from datasets import concatenate_datasets
 
-    return tables[0] if len(tables) == 1 else concatenate_datasets(list(tables))
+    weights = weights_of([source.weight for source in sources])
+    if weights is None:
+        filled = [table for table in tables if len(table)]
+        return filled[0] if len(filled) == 1 else concatenate_datasets(filled)
+    kept = [index for index, table in enumerate(tables) if len(table)]
+    return Mixture(
+        [tables[index] for index in kept],
+        weights=[weights[index] for index in kept],
+        names=[sources[index].path for index in kept],
+    )
 
 
 def _code() -> str:

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
 
 from rlhf_lightning.data.collate import collate_prompts, collate_tokens
+from rlhf_lightning.data.columns import Columns, layouts_of
 from rlhf_lightning.data.encode import Encoder
+from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import encode_source, join, keep_short
+from rlhf_lightning.data.preparation import tell
+from rlhf_lightning.data.prompt_rows import encode_prompts, load_prompts
 from rlhf_lightning.data.sources import Files, load_sources
-from rlhf_lightning.data.text import TextBlocks, load_blocks
+from rlhf_lightning.data.streaming import BlockStream
+from rlhf_lightning.data.text import load_blocks
+from rlhf_lightning.data.text_stream import TextStreamLoader, open_stream, stream_text
 from rlhf_lightning.errors import UserError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-
-def load_prompts(files: Files, *, encoder: Encoder, max_length: int | None = None, overlong: str = "error") -> Dataset:
-    """Rows of ``input_ids``, ``prompt`` (text) and ``length``.
-
-    Args:
-        files: see ``load_rows``; a field ``prompt``.
-        max_length: most tokens of a prompt; None for no limit.
-        overlong: "error", or "drop" to leave out rows over the limit (the paper drops prompts over 1k tokens).
-    """
-    from datasets import Features, List, Value
-
-    def encode(row: dict[str, Any], place: str) -> dict[str, Any]:
-        ids = encoder.prompt(row["prompt"])
-        return {"input_ids": ids, "prompt": row["prompt"], "length": len(ids)}
-
-    features = Features({"input_ids": List(Value("int32")), "prompt": Value("string"), "length": Value("int32")})
-    tables = []
-    for source in load_sources(files, fields=("prompt",)):
-        encoded = encode_source(source, encode, encoder=encoder, features=features, options="prompts")
-        rows, _ = keep_short(
-            encoded,
-            source,
-            limit=max_length,
-            overlong=overlong,
-            what="the prompt's tokens",
-            key="max_prompt_length",
-        )
-        tables.append(rows)
-    return join(tables)
+__all__ = ["PromptDataModule", "load_prompts"]
 
 
 class PromptDataModule(pl.LightningDataModule):
@@ -56,17 +30,28 @@ class PromptDataModule(pl.LightningDataModule):
     A training batch is ``{"prompts": PromptBatch, "text": TokenBatch}`` (no "text" without text); an epoch is the whole
     run of ``iterations`` batches. Prompts and text are endless streams that reshuffle at every pass.
 
+    After ``setup``, ``counts`` says what the training prompts gave: rows, and what was left out or cut and why.
+
     Args:
         encoder: the tokenizer.
-        train, validation: files with a field ``prompt``.
+        train, validation: files with a field ``prompt``, ``instruction`` (and ``input``), ``question``, ``messages`` or
+            ``conversations`` (up to the last user turn). All but plain prompts are conversations and go through the
+            chat template.
         text: files with a field ``text``, or .txt files.
         rollout_batch_size: prompts of an iteration, over all ranks (paper: 512).
         iterations: PPO iterations of the run.
         ptx_ratio: blocks of text per prompt (paper: 8).
         text_block: tokens of a block of text.
         max_prompt_length: most tokens of a prompt; None for no limit.
-        overlong: what to do with longer prompts: "error" or "drop".
+        overlong: what to do with longer prompts: "error", "drop" (the paper), "keep_start" or "keep_end" (the first or
+            the last tokens).
+        columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
+        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        hygiene: duplicates, prompts per user, personal data and a split by user, over all training files together; None
+            for none. Its ``validation_fraction`` takes the place of ``validation``, whose files are used as they are.
         document_eos, sample_by: see ``TextDataModule``.
+        text_streaming: read the text while training instead of preparing it on disk first; in the training process.
+        text_shuffle_buffer: blocks of a stream of text that are shuffled together.
         seed: order of prompts and text.
         num_workers: worker processes per loader.
 
@@ -88,8 +73,13 @@ class PromptDataModule(pl.LightningDataModule):
         text_block: int = 128,
         max_prompt_length: int | None = None,
         overlong: str = "error",
+        columns: Columns | None = None,
+        on_bad_row: str = "raise",
+        hygiene: PromptHygiene | None = None,
         document_eos: bool = True,
         sample_by: str = "document",
+        text_streaming: bool = False,
+        text_shuffle_buffer: int = 1000,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -98,6 +88,11 @@ class PromptDataModule(pl.LightningDataModule):
             raise UserError(
                 f"ptx_ratio must be at least 1 block of text per prompt, not {ptx_ratio}: "
                 "for PPO without ptx leave out text"
+            )
+        if validation is not None and hygiene is not None and hygiene.validation_fraction:
+            raise UserError(
+                f"data.hygiene.validation_fraction={hygiene.validation_fraction} holds prompts out and data.validation "
+                "is given too: set validation_fraction=0 or leave out validation"
             )
         self.encoder = encoder
         self.train = train
@@ -109,13 +104,19 @@ class PromptDataModule(pl.LightningDataModule):
         self.text_block = text_block
         self.max_prompt_length = max_prompt_length
         self.overlong = overlong
+        self.columns = columns
+        self.on_bad_row = on_bad_row
+        self.hygiene = hygiene
         self.document_eos = document_eos
         self.sample_by = sample_by
+        self.text_streaming = text_streaming
+        self.text_shuffle_buffer = text_shuffle_buffer
         self.seed = seed
         self.num_workers = num_workers
+        self.counts: dict[str, int] = {}
         self.train_rows: Any = None  # the table, after setup
-        self.validation_rows: Dataset | None = None
-        self.text_rows: TextBlocks | None = None
+        self.validation_rows: Any = None
+        self.text_rows: Any = None
 
     def prepare_data(self) -> None:
         """Encode the files in one process before the others read the result."""
@@ -124,17 +125,42 @@ class PromptDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train_rows is not None:
             return
-        self.train_rows = self._load(self.train)
-        if self.validation is not None:
-            self.validation_rows = self._load(self.validation)
-        if self.text is not None:
-            self.text_rows = load_blocks(
-                self.text,
+        found = {}
+        for split, files in (("train", self.train), ("validation", self.validation)):
+            if files is not None:
+                sources = load_sources(files, on_bad_row=self.on_bad_row)
+                layouts = layouts_of(sources, kind="prompts", columns=self.columns, encoder=self.encoder)
+                found[split] = sources, layouts
+        tables = {}
+        for split, (sources, layouts) in found.items():
+            tables[split], held_out, counts = encode_prompts(
+                sources,
+                layouts,
                 encoder=self.encoder,
-                block_size=self.text_block,
-                document_eos=self.document_eos,
-                sample_by=self.sample_by,
+                max_length=self.max_prompt_length,
+                overlong=self.overlong,
+                on_bad_row=self.on_bad_row,
+                hygiene=self.hygiene if split == "train" else None,
             )
+            if held_out is not None:
+                tables["validation"] = held_out
+            tell(f"prompts for {split}", counts)
+            self.counts = counts if split == "train" else self.counts
+        self.validation_rows = tables.get("validation")
+        self._give_template()
+        if self.text is not None:
+            options: dict[str, Any] = {
+                "encoder": self.encoder,
+                "block_size": self.text_block,
+                "document_eos": self.document_eos,
+                "sample_by": self.sample_by,
+                "on_bad_row": self.on_bad_row,
+            }
+            if self.text_streaming:
+                self.text_rows = open_stream(self.text, **options, buffer=self.text_shuffle_buffer, seed=self.seed)
+            else:
+                self.text_rows = load_blocks(self.text, **options)
+        self.train_rows = tables["train"]
 
     def train_dataloader(self) -> CombinedLoader:
         self.setup()
@@ -147,7 +173,7 @@ class PromptDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
         )
         pad_id = self.encoder.pad_token_id
-        loaders = {
+        loaders: dict[str, StreamLoader | TextStreamLoader] = {
             "prompts": loader(
                 self.train_rows,
                 collate=partial(collate_prompts, pad_id=pad_id),
@@ -155,11 +181,14 @@ class PromptDataModule(pl.LightningDataModule):
             )
         }
         if self.text_rows is not None:
-            loaders["text"] = loader(
-                self.text_rows,
-                collate=partial(collate_tokens, pad_id=pad_id),
-                batch_size=self.rollout_batch_size * self.ptx_ratio,
-            )
+            text: dict[str, Any] = {
+                "collate": partial(collate_tokens, pad_id=pad_id),
+                "batch_size": self.rollout_batch_size * self.ptx_ratio,
+            }
+            if isinstance(self.text_rows, BlockStream):
+                loaders["text"] = stream_text(self.text_rows, trainer=self.trainer, batches=self.iterations, **text)
+            else:
+                loaders["text"] = loader(self.text_rows, **text)
         return CombinedLoader(loaders, "min_size")
 
     def val_dataloader(self) -> StreamLoader | list[Any]:
@@ -174,5 +203,8 @@ class PromptDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
         )
 
-    def _load(self, files: Files) -> Dataset:
-        return load_prompts(files, encoder=self.encoder, max_length=self.max_prompt_length, overlong=self.overlong)
+    def _give_template(self) -> None:
+        """A module with an encoder of its own, which it saves, must have the template that the prompts went through."""
+        own = getattr(getattr(self.trainer, "lightning_module", None), "encoder", None)
+        if isinstance(own, Encoder) and self.encoder.tokenizer.chat_template:
+            own.require_template()

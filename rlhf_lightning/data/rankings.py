@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from rlhf_lightning.data.collate import pairs_from_ranks
+from rlhf_lightning.data.faults import RowFault
 from rlhf_lightning.errors import UserError
+
+ANNOTATORS = ("majority", "each")
 
 
 class Comparison(NamedTuple):
@@ -22,54 +25,171 @@ class Comparison(NamedTuple):
     """Pairs that the labeler saw and held equal."""
 
 
-def read_comparison(row: Mapping[str, Any], place: str) -> Comparison:
-    """The comparison in a row, in any of its three forms.
+def read_comparison(row: Mapping[str, Any], place: str, *, annotators: str = "each") -> Comparison:
+    """The comparison in a row, in any of its forms.
 
     - ``responses`` and ``ranks`` (1 is best, equal ranks are a tie);
+    - ``responses`` and ``scores`` (higher is better, equal scores are a tie; true and false are 1 and 0);
     - ``responses`` and ``pairs`` of [better, worse] indices, for partial orders;
+    - ``responses`` and ``preference``, the number of the best from 1, or ``choice``, its index from 0;
+    - ``output_1``, ``output_2`` and ``preference``, 1 or 2 (0 and 1.5 are a tie);
+    - ``baseline``, ``responses`` and ``preferences``, one per response: 1 for the baseline, 2 for the response;
     - ``chosen`` and ``rejected``.
 
-    ``finished`` (K booleans, all true by default) goes with any of them.
+    A list as ``preference`` or ``choice`` has one entry per annotator. ``finished`` (K booleans, all true by default)
+    goes with any form.
+
+    Args:
+        row: the row, under our names.
+        place: file and row, for errors.
+        annotators: "majority" makes one pair of two completions out of all annotators, a tie where they are even;
+            "each" gives a pair for every annotator.
 
     Errors:
         UserError: fewer than two completions, or fields that do not fit together; names ``place``.
     """
-    responses: Any = row.get("responses")
-    ranks: Any = row.get("ranks")
-    pairs: Any = row.get("pairs")
-    finished: Any = row.get("finished")
-    if responses is None and (row.get("chosen") is not None or row.get("rejected") is not None):
-        responses, pairs, ranks = [row.get("chosen"), row.get("rejected")], [[0, 1]], None
-    if responses is None:
-        present = ", ".join(name for name, value in row.items() if value is not None)
-        raise UserError(
-            f"{place}: no completions; the fields are {present}: "
-            "give responses with ranks or pairs, or chosen and rejected"
-        )
-    if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
-        raise UserError(
-            f"{place}: every completion must be text (chosen and rejected, or a list of responses): mend the row"
-        )
+    try:
+        return compare(row, annotators=annotators)
+    except RowFault as fault:
+        raise UserError(f"{place}: {fault}") from fault
+
+
+def compare(row: Mapping[str, Any], *, annotators: str = "each") -> Comparison:
+    """``read_comparison`` without a place: raises ``RowFault``."""
+    responses = _responses(row)
     k = len(responses)
     if k < 2:
-        raise UserError(f"{place}: K = {k} completions cannot be compared: give at least 2 or remove the row")
+        raise RowFault("one_response", f"K = {k} completions cannot be compared: give at least 2 or remove the row")
+    finished: Any = row.get("finished")
     if finished is None:
         finished = [True] * k
     if not isinstance(finished, list) or len(finished) != k or not all(isinstance(f, bool) for f in finished):
-        raise UserError(f"{place}: finished must be {k} booleans, one per response: mend the row")
-    if (ranks is None) == (pairs is None):
-        what = "neither ranks nor pairs" if ranks is None else "both ranks and pairs"
-        raise UserError(f"{place}: {what} beside the responses: give one of them")
-    if pairs is not None:
-        if not isinstance(pairs, list) or not all(_is_pair(pair, k) for pair in pairs):
-            raise UserError(
-                f"{place}: every pair must be two different indices [better, worse] from 0 to {k - 1}: mend the row"
+        raise RowFault("finished", f"finished must be {k} booleans, one per response: mend the row")
+    if row.get("responses") is None and row.get("output_1") is None:
+        return Comparison(responses, [(0, 1)], finished, 0)
+    given = [name for name in _READERS if row.get(name) is not None]
+    if len(given) != 1:
+        what = " and ".join(["both " + given[0], *given[1:]]) if given else f"neither {' nor '.join(_READERS)}"
+        raise RowFault(
+            "ranks", f"{what} beside the responses: give one of them (data.columns={{name: null}} hides a column)"
+        )
+    pairs, tied = _READERS[given[0]](row[given[0]], k, annotators == "majority")
+    return Comparison(responses, pairs, finished, tied)
+
+
+def _responses(row: Mapping[str, Any]) -> list[str]:
+    responses: Any = row.get("responses")
+    if responses is not None and row.get("baseline") is not None:
+        responses = [row["baseline"], *responses] if isinstance(responses, list) else None
+    elif responses is None:
+        for two in (("output_1", "output_2"), ("chosen", "rejected")):
+            if any(row.get(name) is not None for name in two):
+                responses = [row.get(name) for name in two]
+                break
+        else:
+            present = ", ".join(name for name, value in row.items() if value is not None)
+            raise RowFault(
+                "missing_or_null",
+                f"no completions; the fields are {present}: give responses with ranks or pairs, or chosen and rejected",
             )
-        return Comparison(responses, [(pair[0], pair[1]) for pair in pairs], finished, 0)
+    if not isinstance(responses, list) or not all(isinstance(response, str) for response in responses):
+        missing = isinstance(responses, list) and any(response is None for response in responses)
+        raise RowFault(
+            "missing_or_null" if missing else "wrong_type",
+            "every completion must be text (chosen and rejected, or a list of responses): mend the row",
+        )
+    return responses
+
+
+def _by_ranks(ranks: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
     if not isinstance(ranks, list) or len(ranks) != k or not all(_is_number(rank) for rank in ranks):
-        raise UserError(f"{place}: ranks must be {k} numbers, one per response, not {ranks}: mend the row")
-    decided = pairs_from_ranks(ranks)
-    return Comparison(responses, decided, finished, k * (k - 1) // 2 - len(decided))
+        raise RowFault("ranks", f"ranks must be {k} numbers, one per response, not {ranks}: mend the row")
+    pairs = pairs_from_ranks(ranks)
+    return pairs, k * (k - 1) // 2 - len(pairs)
+
+
+def _by_scores(scores: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
+    numbers = [_number(score) for score in scores] if isinstance(scores, list) else []
+    if len(numbers) != k or None in numbers:
+        raise RowFault("ranks", f"scores must be {k} numbers, one per response, not {scores}: mend the row")
+    pairs = pairs_from_ranks([-number for number in numbers if number is not None])
+    return pairs, k * (k - 1) // 2 - len(pairs)
+
+
+def _by_pairs(pairs: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
+    if not isinstance(pairs, list) or not all(_is_pair(pair, k) for pair in pairs):
+        raise RowFault(
+            "ranks", f"every pair must be two different indices [better, worse] from 0 to {k - 1}: mend the row"
+        )
+    return [(pair[0], pair[1]) for pair in pairs], 0
+
+
+def _by_preference(preference: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+    pairs: list[tuple[int, int]] = []
+    tied = 0
+    for vote in preference if isinstance(preference, list) else [preference]:
+        number = _number(vote)
+        if k == 2 and number in (0, 1.5):
+            tied += 1
+        elif number is None or number != int(number) or not 1 <= number <= k:
+            raise RowFault(
+                "ranks", f"preference must be the number of the best response from 1 to {k}, not {vote!r}: mend the row"
+            )
+        else:
+            best = int(number) - 1
+            pairs += [(best, other) for other in range(k) if other != best]
+    return _outvoted(pairs, tied, k) if majority else (pairs, tied)
+
+
+def _by_choice(choice: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+    votes = [_number(vote) for vote in (choice if isinstance(choice, list) else [choice])]
+    if any(vote is None or vote != int(vote) or not 0 <= vote < k for vote in votes):
+        raise RowFault(
+            "ranks", f"choice must be the index of the best response from 0 to {k - 1}, not {choice!r}: mend the row"
+        )
+    return _by_preference([vote + 1 for vote in votes if vote is not None], k, majority)
+
+
+def _by_preferences(preferences: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+    if not isinstance(preferences, list) or len(preferences) != k - 1:
+        raise RowFault(
+            "ranks", f"preferences must be {k - 1} numbers, one per response, not {preferences}: mend the row"
+        )
+    pairs: list[tuple[int, int]] = []
+    tied = 0
+    for response, vote in enumerate(preferences, 1):
+        found, even = _by_preference(vote, 2, majority)
+        pairs += [(0, response) if pair == (0, 1) else (response, 0) for pair in found]
+        tied += even
+    return pairs, tied
+
+
+_READERS: dict[str, Callable[[Any, int, bool], tuple[list[tuple[int, int]], int]]] = {
+    "ranks": _by_ranks,
+    "pairs": _by_pairs,
+    "scores": _by_scores,
+    "preference": _by_preference,
+    "choice": _by_choice,
+    "preferences": _by_preferences,
+}
+
+
+def _outvoted(pairs: list[tuple[int, int]], tied: int, k: int) -> tuple[list[tuple[int, int]], int]:
+    """One pair where more annotators hold one way than the other, a tie where they are even."""
+    seen = dict.fromkeys((min(pair), max(pair)) for pair in pairs)
+    if tied and k == 2:
+        seen[0, 1] = None
+    balance = {(one, other): pairs.count((one, other)) - pairs.count((other, one)) for one, other in seen}
+    decided = [pair if count > 0 else pair[::-1] for pair, count in balance.items() if count]
+    return decided, len(balance) - len(decided)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(number) else number
 
 
 def _is_number(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DistributedSampler
@@ -31,6 +31,9 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         batches: length of an iteration; None for one pass.
         shuffle: False keeps the order of the rows.
         drop_last: leave out an incomplete last batch (``batches=None`` only).
+        mixture: (rows, draws) of each of the tables that make up the dataset, in their order: a pass takes ``draws``
+            rows of each, whose own order goes on where the pass before has left it. The draws sum up to ``size``.
+            None: every row once in a pass.
         rank, world_size: this process takes its contiguous share of every batch.
 
     Errors:
@@ -46,6 +49,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         batches: int | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
+        mixture: Sequence[tuple[int, int]] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -72,6 +76,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         self.size = size
         self.rows_per_batch = batch_size
         self.batches = batches
+        self.mixture = mixture
         self.start = 0
 
     def __len__(self) -> int:
@@ -125,7 +130,25 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
     def _order(self, pass_index: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(self.size)
+        order = self._permutation(f"{pass_index}", self.size)
+        if self.mixture is None:
+            return order
+        drawn, first = [], 0
+        for number, (rows, draws) in enumerate(self.mixture):
+            drawn.append(first + self._draws(number, rows, pass_index * draws, (pass_index + 1) * draws))
+            first += rows
+        return torch.cat(drawn)[order]
+
+    def _draws(self, number: int, rows: int, start: int, end: int) -> torch.Tensor:
+        """Rows of one table of a mixture, from ``start`` to ``end`` in its own endless stream."""
+        if start == end:
+            return torch.empty(0, dtype=torch.long)
+        rounds = range(start // rows, (end - 1) // rows + 1)
+        stream = torch.cat([self._permutation(f"{number}:{index}", rows) for index in rounds])
+        return stream[start - rounds[0] * rows : end - rounds[0] * rows]
+
+    def _permutation(self, name: str, size: int) -> torch.Tensor:
         # Hashed, so that neighbouring seeds and passes share no order, as seed + pass would make them do.
-        digest = hashlib.blake2b(f"{self.seed}:{pass_index}".encode(), digest_size=7).digest()
+        digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        return torch.randperm(self.size, generator=generator)
+        return torch.randperm(size, generator=generator)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import pyarrow.compute as pc
 
 from rlhf_lightning.data.collate import collate_tokens
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import encode_source, join
-from rlhf_lightning.data.sources import Files, load_sources
+from rlhf_lightning.data.mixing import Mixture, weights_of
+from rlhf_lightning.data.preparation import encode_source, join, tell
+from rlhf_lightning.data.readers import is_plain_text
+from rlhf_lightning.data.sources import Files, load_sources, require_text
+from rlhf_lightning.data.streaming import BlockStream
+from rlhf_lightning.data.text_stream import TextStreamLoader, open_stream, stream_text
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,43 +67,89 @@ class TextBlocks:
 
 
 def load_blocks(
-    files: Files, *, encoder: Encoder, block_size: int, document_eos: bool = True, sample_by: str = "document"
-) -> TextBlocks:
+    files: Files,
+    *,
+    encoder: Encoder,
+    block_size: int,
+    document_eos: bool = True,
+    sample_by: str = "document",
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: str = "raise",
+    counts: Counter[str] | None = None,
+) -> TextBlocks | Mixture:
     """Blocks of the documents in ``files`` (rows with ``text``, or .txt files).
+
+    Documents of all sources are joined; sources with weights are cut into blocks one by one.
 
     Args:
         files, sample_by: see ``load_rows``.
         document_eos: end every document with EOS.
         block_size: tokens of a block.
+        columns: {"text": the column's name}, where a source does not say so itself.
+        on_bad_row: what a row without text does: "raise", or "skip" to leave it out with a count. Blank lines of a
+            .txt file are always left out.
+        counts: is added to: documents, tokens, and skipped_... for the rows left out.
     """
     from datasets import Features, List, Value
 
-    def encode(row: dict[str, Any], place: str) -> dict[str, Any]:
-        return {"input_ids": encoder.document(row["text"], eos=document_eos)}
+    counts = Counter() if counts is None else counts
+    sources = load_sources(files, sample_by=sample_by, on_bad_row=on_bad_row)
+    tables = []
+    for source in sources:
+        field = text_column(source.columns, columns)
+        strict = on_bad_row == "raise" and not is_plain_text(source.path)
+        if strict or field not in source.rows.column_names:
+            require_text(source, field)
 
-    documents = [
-        encode_source(
+        def encode(row: dict[str, Any], place: str, field: str = field) -> dict[str, Any]:
+            text = row[field]
+            known = isinstance(text, str) and text.strip()
+            return {"input_ids": encoder.document(text, eos=document_eos) if known else []}
+
+        table = encode_source(
             source,
             encode,
             encoder=encoder,
             features=Features({"input_ids": List(Value("int32"))}),
-            options=f"document eos={document_eos}",
+            options=f"document eos={document_eos} column={field}",
         )
-        for source in load_sources(files, fields=("text",), sample_by=sample_by)
-    ]
-    return TextBlocks(join(documents), block_size=block_size)
+        lengths = pc.list_value_length(table.data.column("input_ids"))
+        empty = pc.sum(pc.equal(lengths, 0)).as_py()
+        counts["documents"] += len(table) - empty
+        counts["tokens"] += pc.sum(lengths).as_py()
+        counts.update({f"skipped_{kind.replace(' ', '_')}": number for kind, number in source.skipped.items()})
+        if empty:
+            counts["skipped_empty_text"] += empty
+        tables.append(table)
+    weights = weights_of([source.weight for source in sources])
+    if weights is None:
+        return TextBlocks(join(tables), block_size=block_size)
+    blocks = [TextBlocks(table, block_size=block_size) for table in tables]
+    return Mixture(blocks, weights=weights, names=[source.path for source in sources])
+
+
+def text_column(*choices: Mapping[str, str] | None) -> str:
+    """The name of the column of text: what the first mapping that knows it says, or ``text``."""
+    return next((columns["text"] for columns in choices if columns and "text" in columns), "text")
 
 
 class TextDataModule(pl.LightningDataModule):
     """Text for pretraining; batches are ``TokenBatch`` of full blocks.
 
+    After ``setup``, ``counts`` says what the training sources gave: documents, tokens, and skipped_... rows.
+
     Args:
         encoder: the tokenizer.
-        train, validation: files with a field ``text``, or .txt files.
+        train, validation: sources with a field ``text``, or .txt files.
         block_size: tokens of a block.
         batch_size: blocks of a batch, over all ranks.
         document_eos: end every document with EOS.
         sample_by: what a document is in a .txt file: "document" (the file), "paragraph" or "line".
+        columns: {"text": the column's name}, for sources that call it otherwise.
+        on_bad_row: what a row that cannot be read, or without text, does: "raise", or "skip" to leave it out.
+        streaming: read the training text while training instead of preparing it on disk first. The stream has no
+            end, so that ``trainer.max_steps`` must say how long to train; it is read in the training process.
+        shuffle_buffer: blocks of a stream that are shuffled together.
         seed: order of the training blocks.
         num_workers: worker processes per loader.
 
@@ -114,6 +167,10 @@ class TextDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         document_eos: bool = True,
         sample_by: str = "document",
+        columns: Mapping[str, str] | None = None,
+        on_bad_row: str = "raise",
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -125,38 +182,63 @@ class TextDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.document_eos = document_eos
         self.sample_by = sample_by
+        self.columns = columns
+        self.on_bad_row = on_bad_row
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
         self.seed = seed
         self.num_workers = num_workers
-        self.train_rows: Any = None  # the table, after setup
-        self.validation_rows: TextBlocks | None = None
+        self.counts: Counter[str] = Counter()
+        self.train_rows: Any = None  # the table or the stream, after setup
+        self.validation_rows: TextBlocks | Mixture | None = None
 
     def prepare_data(self) -> None:
         """Encode the files in one process before the others read the result."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.train_rows is None:
-            self.train_rows = self._load(self.train)
-            self.validation_rows = None if self.validation is None else self._load(self.validation)
+        if self.train_rows is not None:
+            return
+        if self.streaming:
+            options = self._options() | {"column": text_column(self.columns)}
+            del options["columns"]
+            self.train_rows = open_stream(self.train, **options, buffer=self.shuffle_buffer, seed=self.seed)
+        else:
+            self.train_rows = load_blocks(self.train, **self._options(), counts=self.counts)
+            tell("text to train on", self.counts)
+        if self.validation is not None:
+            self.validation_rows = load_blocks(self.validation, **self._options())
 
-    def train_dataloader(self) -> StreamLoader:
+    def train_dataloader(self) -> StreamLoader | TextStreamLoader:
         self.setup()
-        return self._loader(self.train_rows, train=True)
+        if not isinstance(self.train_rows, BlockStream):
+            return self._loader(self.train_rows, train=True)
+        steps = -1 if self.trainer is None else self.trainer.max_steps
+        if steps < 1:
+            raise UserError("A stream of text has no end: set trainer.max_steps, or data.streaming=false")
+        return stream_text(
+            self.train_rows,
+            trainer=self.trainer,
+            batches=steps * (1 if self.trainer is None else self.trainer.accumulate_grad_batches),
+            batch_size=self.batch_size,
+            collate=partial(collate_tokens, pad_id=self.encoder.pad_token_id),
+        )
 
     def val_dataloader(self) -> StreamLoader | list[Any]:
         self.setup()
         return [] if self.validation_rows is None else self._loader(self.validation_rows, train=False)
 
-    def _load(self, files: Files) -> TextBlocks:
-        return load_blocks(
-            files,
-            encoder=self.encoder,
-            block_size=self.block_size,
-            document_eos=self.document_eos,
-            sample_by=self.sample_by,
-        )
+    def _options(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder,
+            "block_size": self.block_size,
+            "document_eos": self.document_eos,
+            "sample_by": self.sample_by,
+            "columns": self.columns,
+            "on_bad_row": self.on_bad_row,
+        }
 
-    def _loader(self, rows: TextBlocks, *, train: bool) -> StreamLoader:
+    def _loader(self, rows: TextBlocks | Mixture, *, train: bool) -> StreamLoader:
         return stream_loader(
             rows,
             trainer=self.trainer,

@@ -13,6 +13,7 @@ from torch import nn
 from rlhf_lightning.data import Encoder, Labeler, load_rows, pairs_from_ranks, write_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.sampling import sample_responses
+from rlhf_lightning.models import check_vocabulary, warn_of_ignored_sampling
 
 
 def collect_comparisons(
@@ -58,6 +59,8 @@ def collect_comparisons(
     draw = random.Random(seed)
     counts = [draw.randint(smallest, largest) for _ in rows]
     model = policy()
+    check_vocabulary(model, encoder, role="policy")
+    warn_of_ignored_sampling(model)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     samples = sample_responses(
         model,

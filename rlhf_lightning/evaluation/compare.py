@@ -9,23 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from rlhf_lightning.data import Encoder, Labeler, TokenBatch, load_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.divergence import kl_from
 from rlhf_lightning.evaluation.judges import Judge
 from rlhf_lightning.evaluation.language_modelling import mean_loss, text_batches
+from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_model, load_scorer
 from rlhf_lightning.evaluation.responses import Responses, sample_table, summarize, write_samples
 from rlhf_lightning.evaluation.reward_model import evaluate_reward_model
 from rlhf_lightning.evaluation.sampling import Samples, sample_responses
-from rlhf_lightning.models import RewardModelScorer, TokenLogprobs, load_causal_lm
-
-
-class _Loaded(NamedTuple):
-    model: nn.Module
-    encoder: Encoder
-    logprobs: TokenLogprobs
+from rlhf_lightning.models import RewardModelScorer
 
 
 class _Setup(NamedTuple):
@@ -63,6 +57,10 @@ def evaluate_models(
     text_tokens: int | None = 32_768,
     sample_rows: int = 8,
     device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Compare models on held-out prompts; each folder is loaded once.
 
@@ -70,8 +68,8 @@ def evaluate_models(
     the baseline to the same prompts, and assessed by themselves.
 
     Args:
-        models: a name for each ``{"name": folder, "prefix": optional path of a few-shot file}``; ``None``, or a folder
-            of ``None``, is left out: a stage that was skipped.
+        models: a name for each ``{"name": folder or hub id, "prefix": optional path of a few-shot file}``, which may
+            have its own ``dtype`` and so on; ``None``, or a folder of ``None``, is left out: a stage that was skipped.
         baseline: the model that the others are compared with, and that the KL is measured from.
         reward_model: folder of the reward model that scores the responses (the proxy reward).
         prompts: prompts file; the judge sees its whole rows.
@@ -87,6 +85,7 @@ def evaluate_models(
         text_tokens: about how many tokens of ``text`` to read, taken evenly over it; ``None`` for all.
         sample_rows: prompts in the sample table, drawn by the seed.
         device: the accelerator if there is one, by default.
+        dtype, revision, attn_implementation, trust_remote_code: of every model, its tokenizer and the reward model.
 
     Returns:
         ``models``: by name ``win_rate_vs_<baseline>`` and ``win_rate_interval`` (95 %), ``gold_reward``,
@@ -107,23 +106,24 @@ def evaluate_models(
     prefixes = {name: _read(name, spec.get("prefix")) for name, spec in present.items()}
     rows = _rows(prompts, limit, seed)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scorer = None if reward_model is None else RewardModelScorer(name=str(reward_model)).to(place)
+    form = ModelSource("", dtype, revision, attn_implementation, trust_remote_code)
+    scorer = None if reward_model is None else load_scorer(form.of({"name": str(reward_model)}), place)
     ranking = None
     if scorer is not None and comparisons is not None:
         ranking = evaluate_reward_model(scorer, comparisons, judge=judge, labelers=labelers)
     setup = _Setup(rows, [row["prompt"] for row in rows], judge, scorer, max_new_tokens, temperature, batch_size, seed)
 
     # The baseline comes first: the others are measured against its weights and its responses.
-    first = str(present[baseline]["name"])
-    folders = sorted({str(spec["name"]) for spec in present.values()}, key=lambda folder: (folder != first, folder))
+    sources = {name: form.of(spec | {"name": str(spec["name"])}) for name, spec in present.items()}
+    first = sources[baseline]
     results: dict[str, Responses] = {}
-    losses: dict[str, float | None] = {}
+    losses: dict[ModelSource, float | None] = {}
     blocks: dict[str, list[TokenBatch]] = {}
-    reference: _Loaded | None = None
-    for folder in folders:
-        loaded = _load(folder, place, temperature)
+    reference: LoadedModel | None = None
+    for source in sorted(set(sources.values()), key=lambda source: (source != first, str(source))):
+        loaded = load_model(source, place, temperature)
         reference = reference or loaded
-        losses[folder] = None
+        losses[source] = None
         if text is not None:
             tokenizer = loaded.encoder.fingerprint()
             if tokenizer not in blocks:
@@ -135,15 +135,15 @@ def evaluate_models(
                     sample_by=sample_by,
                     max_tokens=text_tokens,
                 )
-            losses[folder] = mean_loss(loaded.model, blocks[tokenizer])
-        names = [name for name, spec in present.items() if str(spec["name"]) == folder]
+            losses[source] = mean_loss(loaded.model, blocks[tokenizer])
+        names = [name for name in present if sources[name] == source]
         for name in sorted(names, key=lambda name: name != baseline):
             results[name] = _answer(setup, loaded, reference, name, prefixes[name], results.get(baseline))
 
     ordered = {name: results[name] for name in present}
     return {
         "models": {
-            name: summarize(result, baseline=baseline, pretrain_loss=losses[str(present[name]["name"])], seed=seed)
+            name: summarize(result, baseline=baseline, pretrain_loss=losses[sources[name]], seed=seed)
             for name, result in ordered.items()
         },
         "reward_model": ranking,
@@ -161,8 +161,9 @@ def _check(models: Mapping[str, Mapping[str, Any]], baseline: str) -> None:
             f"baseline={baseline} is none of the models ({', '.join(models) or 'none'}): name one that is compared"
         )
     for name, spec in models.items():
-        if not spec.get("name") or set(spec) - {"name", "prefix"}:
-            raise UserError(f"models.{name} needs `name` and may have `prefix`, got {dict(spec)}")
+        if not spec.get("name") or set(spec) - {"prefix", *ModelSource._fields}:
+            others = ", ".join(ModelSource._fields[1:])
+            raise UserError(f"models.{name} needs `name` and may have `prefix`, {others}; got {dict(spec)}")
     if models[baseline].get("prefix") is not None:
         raise UserError(f"models.{baseline}.prefix: the baseline answers without few-shot examples, remove it")
 
@@ -175,12 +176,6 @@ def _rows(prompts: str, limit: int | None, seed: int) -> list[dict[str, Any]]:
         return list(rows)
     # Drawn, not the first: a prompts file may be sorted by use case.
     return list(rows.select(sorted(random.Random(seed).sample(range(len(rows)), limit))))
-
-
-def _load(folder: str, device: str, temperature: float) -> _Loaded:
-    model = load_causal_lm(name=folder).to(device)  # type: ignore[arg-type]
-    model.requires_grad_(False).eval()
-    return _Loaded(model, Encoder.from_pretrained(folder), TokenLogprobs(model, temperature=temperature))
 
 
 def _stream(seed: int, name: str) -> int:
@@ -200,7 +195,12 @@ def _read(name: str, prefix: Any) -> str | None:
 
 
 def _answer(
-    setup: _Setup, loaded: _Loaded, reference: _Loaded, name: str, prefix: str | None, baseline: Responses | None
+    setup: _Setup,
+    loaded: LoadedModel,
+    reference: LoadedModel,
+    name: str,
+    prefix: str | None,
+    baseline: Responses | None,
 ) -> Responses:
     """One model's responses and everything about them; without ``baseline`` it is the baseline itself."""
     samples = sample_responses(

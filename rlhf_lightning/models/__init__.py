@@ -1,5 +1,6 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
+from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.export import save_model_folder, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
@@ -7,20 +8,29 @@ from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.modes import generation_mode
-from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum
+from rlhf_lightning.models.packing import PackedStates
+from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
+from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models.vocabulary import check_vocabulary
 
 __all__ = [
     "Generation",
+    "PackedStates",
     "RewardModelScorer",
     "ScalarModel",
     "TokenLogprobs",
     "WeightedSum",
+    "check_causal_lm",
+    "check_vocabulary",
     "context_length",
     "generate",
     "generation_mode",
     "hidden_states",
+    "ignored_sampling_settings",
     "load_causal_lm",
     "load_scalar_model",
     "save_model_folder",
+    "score_texts",
+    "warn_of_ignored_sampling",
     "weights_fingerprint",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from rlhf_lightning.errors import UserError
@@ -9,8 +11,14 @@ from rlhf_lightning.errors import UserError
 
 def context_length(model: nn.Module | None) -> int | None:
     """Most tokens of a sequence that the model's configuration names; ``None`` where it names none."""
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    context = getattr(text_config(model), "max_position_embeddings", None)
     return context if isinstance(context, int) else None
+
+
+def text_config(model: nn.Module | None) -> Any:
+    """The configuration of a model's language part, which is all of it except in models of several modalities."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def check_context(model: nn.Module, tokens: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.models.heads import ScalarModel
@@ -32,8 +33,7 @@ def save_model_folder(model: nn.Module, encoder: Encoder, folder: str | Path) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     _name_special_tokens(plain, encoder)
-    with quiet_transformers():
-        plain.save_pretrained(partial)  # type: ignore[operator]
+    _save_weights(plain, partial)
     encoder.save(partial)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
@@ -44,6 +44,22 @@ def save_model_folder(model: nn.Module, encoder: Encoder, folder: str | Path) ->
     else:
         os.replace(partial, folder)
     return folder
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    """Weights, configuration, and the sampling settings as they are: transformers reads settings that it then refuses
+    to write, such as a temperature without ``do_sample``."""
+    settings = getattr(model, "generation_config", None)
+    with quiet_transformers():
+        if settings is None:
+            model.save_pretrained(folder)
+            return
+        model.generation_config = type(settings)()
+        try:
+            model.save_pretrained(folder)
+        finally:
+            model.generation_config = settings
+        settings.to_json_file(folder / GENERATION_CONFIG_NAME)
 
 
 def _name_special_tokens(model: nn.Module, encoder: Encoder) -> None:

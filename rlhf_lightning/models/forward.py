@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import head_logprobs
-from rlhf_lightning.models.context import check_context
+from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
 
 
@@ -61,11 +62,12 @@ class TokenLogprobs:
         self.chunk_size = chunk_size
         self._head: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, input_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, input_ids: Tensor, targets: Tensor, *, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probability of every target token given what stands before it, and the entropy there.
 
         Shapes:
             input_ids: [b, s], right padded; targets: [b, s], bool, the tokens asked for (never the first).
+            hidden: [b, s, d], the model's last hidden states, if they are known already.
             Results: [n] each, n the number of targets, row by row.
 
         Raises:
@@ -73,11 +75,12 @@ class TokenLogprobs:
         """
         if targets[:, 0].any():
             raise ValueError("the first token of a sequence has no log-probability: nothing stands before it")
-        hidden = hidden_states(self.model, input_ids)[:, :-1][targets[:, 1:]]
+        states = hidden_states(self.model, input_ids) if hidden is None else hidden
+        chosen = states[:, :-1][targets[:, 1:]]
         tokens = input_ids[:, 1:][targets[:, 1:]]
         if self._head is None:
             self._head = logits_head(self.model)
-        return head_logprobs(hidden, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
+        return head_logprobs(chosen, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -87,10 +90,10 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     two disagree is an error, because log-probabilities would then be wrong without a sign of it.
 
     Raises:
-        ValueError: the model's logits are not those of its output embeddings.
+        UserError: the model's logits are not those of its output embeddings.
     """
     projection: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap = getattr(text_config(model), "final_logit_softcapping", None)
 
     def head(hidden: Tensor) -> Tensor:
         logits: Tensor = projection(hidden)
@@ -102,7 +105,7 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         found = head(hidden_states(model, probe)).float()
     tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 5e-2
     if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):
-        raise ValueError(
+        raise UserError(
             f"the logits of {type(model).__name__} are not a plain projection of its last hidden state; "
             "this architecture is not supported yet"
         )

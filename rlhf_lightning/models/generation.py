@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +103,12 @@ def _decode(
     tokens = input_ids[rows].gather(1, offset.clamp(min=0)).masked_fill(~mask, pad_token_id)
     positions = offset.clamp(min=0)
     padded = not bool(mask.all())
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
     alive = torch.ones_like(rows, dtype=torch.bool)
     steps = response_ids.shape[1]
     for step in range(steps):
-        arguments = {"position_ids": positions} if takes_positions else {}
-        if padded:
-            arguments["attention_mask"] = mask.long()
-        output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
-        chosen = _choose(output.logits[:, -1].float() / temperature, greedy, generator)
+        logits = next_logits(model, tokens, positions, mask if padded else None, cache)
+        chosen = _choose(logits / temperature, greedy, generator)
         response_ids[rows[alive], step] = chosen[alive]
         alive &= chosen != eos_token_id
         remaining = int(alive.sum())
@@ -126,6 +122,25 @@ def _decode(
             cache.batch_select_indices(kept)
             rows, tokens, positions, mask = rows[kept], tokens[kept], positions[kept], mask[kept]
             alive = torch.ones_like(rows, dtype=torch.bool)
+
+
+def next_logits(
+    model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: DynamicCache
+) -> Tensor:
+    """Logits [b, v], float32, of what follows the tokens [b, n] that stand behind a cache of c earlier ones.
+
+    Shapes:
+        tokens, positions: [b, n]; mask: [b, c + n], bool, ``None`` if nothing is padding. The cache grows by n.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    arguments: dict[str, Any] = {"position_ids": positions} if "position_ids" in accepted else {}
+    if "logits_to_keep" in accepted:
+        arguments["logits_to_keep"] = 1
+    if mask is not None:
+        arguments["attention_mask"] = mask.long()
+    output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **arguments)
+    logits: Tensor = output.logits[:, -1].float()
+    return logits
 
 
 def _choose(logits: Tensor, greedy: bool, generator: torch.Generator | None) -> Tensor:

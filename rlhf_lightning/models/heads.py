@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import hidden_states
 
 
@@ -29,7 +30,10 @@ class ScalarModel(nn.Module):
         """The linear map from a hidden state to the scalar."""
         head = getattr(self.model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
-            raise ValueError(f"{type(self.model).__name__} has no linear head `score` with one output")
+            raise UserError(
+                f"{type(self.model).__name__} has no linear head `score` with one output, which is what a reward or "
+                "value model needs; take a decoder-only architecture that transformers can classify sequences with"
+            )
         return head
 
     def reset_head(self, generator: torch.Generator | None = None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,7 +16,9 @@ from transformers import (
 )
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.quiet import quiet_transformers
 
 Init = Literal["pretrained", "random"]
@@ -45,22 +45,18 @@ def load_causal_lm(
         revision, attn_implementation, trust_remote_code: as in transformers.
 
     Raises:
-        UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype.
+        UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
+            architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`).
     """
     config = _config(name, revision, trust_remote_code, dropout)
     options = _options(dtype, attn_implementation, trust_remote_code)
-    auto: Any = AutoModelForCausalLM
-    model: PreTrainedModel
-    if init == "random":
-        model = auto.from_config(config, **options)
-        return model
-    if init != "pretrained":
-        raise UserError(f"model.init={init!r} is neither 'pretrained' nor 'random'")
-    with _naming(name), quiet_transformers():
-        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
+    model, info = _load(AutoModelForCausalLM, name, init, config, revision, options)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
     _refuse_missing(name, info["missing_keys"])
+    _train_padding(model)
+    if "flash" not in (attn_implementation or ""):  # which runs on a GPU alone, where the model is not yet
+        check_causal_lm(model, name=name)
     return model
 
 
@@ -68,6 +64,7 @@ def load_scalar_model(
     *,
     name: str,
     head: Head = "pretrained",
+    init: Init = "pretrained",
     dtype: str = "float32",
     dropout: float | None = 0.0,
     seed: int = 0,
@@ -81,22 +78,31 @@ def load_scalar_model(
         name: a local folder or a hub id.
         head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
             from ``seed`` (a reward model starts from a language model).
+        init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
         dtype, dropout, revision, attn_implementation, trust_remote_code: as in :func:`load_causal_lm`.
 
     Raises:
-        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing.
+        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing, and an architecture that
+            transformers cannot give one scalar per token.
     """
+    if init == "random" and head == "pretrained":
+        raise UserError(
+            f"{name}: init=random draws every weight anew, which a head=pretrained is not; ask for head=new"
+        )
     config = _config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
     options = _options(dtype, attn_implementation, trust_remote_code)
-    auto: Any = AutoModelForSequenceClassification
-    with _naming(name), quiet_transformers():
-        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
+    model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options)
     missing = list(info["missing_keys"])
+    _train_padding(model)
     scalar = ScalarModel(model)
+    try:
+        weight = scalar.head.weight
+    except UserError as error:
+        raise UserError(f"model.name={name}: {error}") from error
     if head == "new":
         missing = [key for key in missing if not key.startswith("score.")]
-        scalar.reset_head(torch.Generator(scalar.head.weight.device).manual_seed(seed))
+        scalar.reset_head(torch.Generator(weight.device).manual_seed(seed))
     elif head != "pretrained":
         raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
     elif any(key.startswith("score.") for key in missing):
@@ -105,21 +111,43 @@ def load_scalar_model(
     return scalar
 
 
+def _load(
+    auto: Any, name: str, init: Init, config: PretrainedConfig, revision: str | None, options: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and which of its weights were missing or left over."""
+    if init not in ("pretrained", "random"):
+        raise UserError(f"model.init={init!r} is neither 'pretrained' nor 'random'")
+    with naming(name), quiet_transformers():
+        if init == "random":
+            return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
+        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
+    return model, info
+
+
+def _train_padding(model: PreTrainedModel) -> None:
+    """Let the padding token's embedding learn like any other: where it is also EOS it is read and scored, and where it
+    is nothing but padding it gets no gradient anyway, because nothing attends to it."""
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, nn.Embedding):
+        embedding.padding_idx = None
+
+
 def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
     path = Path(name)
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"model.name={name}: no such folder; give a local model folder or a hub id")
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(f"model.name={name}: the folder holds no config.json; give the folder of a transformers model")
-    with _naming(name):
+    with naming(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
     if dropout is not None:
-        for key, value in config.to_dict().items():
-            named = "dropout" in key or key.endswith("pdrop")
-            if named and isinstance(value, float | int) and not isinstance(value, bool):
-                setattr(config, key, float(dropout))
+        for part in (config, config.get_text_config()):
+            for key, value in part.to_dict().items():
+                named = "dropout" in key or key.endswith("pdrop")
+                if named and isinstance(value, float | int) and not isinstance(value, bool):
+                    setattr(part, key, float(dropout))
     return config
 
 
@@ -140,17 +168,3 @@ def _refuse_missing(name: str, missing: list[str] | set[str]) -> None:
             f"model.name={name}: {len(missing)} weights are missing ({shown}, ...); the folder is incomplete "
             "or of another architecture"
         )
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Errors of transformers, as one line that names the model."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model.name={name} could not be loaded ({reason}); give a local model folder or a hub id"
-        ) from error

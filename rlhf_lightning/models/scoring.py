@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,8 +12,29 @@ from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
+from rlhf_lightning.models.vocabulary import check_vocabulary
 
-Reward = Callable[[list[str], list[str]], Tensor]
+Reward = Callable[..., object]
+Prompt = str | Sequence[dict[str, str]]  # a text, or a conversation
+
+
+def score_texts(
+    reward: Callable[..., object], prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool]
+) -> object:
+    """Call a reward; one that has an argument ``finished`` is told which responses ended by themselves.
+
+    Args:
+        reward: ``(prompts, responses)`` or ``(prompts, responses, finished)``, with ``finished`` by name.
+        prompts, responses, finished: b entries each.
+
+    Returns:
+        What the reward gives, b numbers.
+    """
+    try:
+        told = "finished" in inspect.signature(reward).parameters
+    except ValueError:  # a callable of C shows no signature
+        told = False
+    return reward(prompts, responses, finished=finished) if told else reward(prompts, responses)
 
 
 class RewardModelScorer:
@@ -24,13 +46,34 @@ class RewardModelScorer:
     Args:
         name: the folder of a reward model.
         batch_size: sequences per forward pass.
-        dtype: of the weights.
+        dtype, revision, attn_implementation, trust_remote_code: as in
+            :func:`~rlhf_lightning.models.load_scalar_model`; the tokenizer is of the same revision.
+
+    Raises:
+        UserError: no model or tokenizer there, no score head, a tokenizer larger than the embedding.
     """
 
-    def __init__(self, *, name: str, batch_size: int = 64, dtype: str = "float32") -> None:
-        self.encoder = Encoder.from_pretrained(name)
+    def __init__(
+        self,
+        *,
+        name: str,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.encoder = Encoder.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         self.batch_size = batch_size
-        self.model: ScalarModel = load_scalar_model(name=name, head="pretrained", dtype=dtype)
+        self.model: ScalarModel = load_scalar_model(
+            name=name,
+            head="pretrained",
+            dtype=dtype,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+        check_vocabulary(self.model.model, self.encoder, role="reward model")
         self.model.requires_grad_(False).eval()
         self._compared: tuple[Encoder, bool] | None = None
 
@@ -45,10 +88,16 @@ class RewardModelScorer:
             self._compared = encoder, self.encoder.fingerprint() == encoder.fingerprint()
         return self._compared[1]
 
+    def shares_vocabulary(self, encoder: Encoder) -> bool:
+        """Whether both tokenizers have the same tokens by the same ids, whatever their templates."""
+        same: bool = self.encoder.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
+        return same
+
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool] | None = None
+        self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None
     ) -> Tensor:
-        """Scores [b] of texts; ``finished`` says which responses ended by themselves (all by default)."""
+        """Scores [b] of texts; ``finished`` says which responses ended by themselves (all by default). A prompt is a
+        text or a conversation."""
         ended = [True] * len(responses) if finished is None else [bool(f) for f in finished]
         sequences = [
             self.encoder.prompt(prompt) + self.encoder.response(response, finished=end)
@@ -73,7 +122,8 @@ class RewardModelScorer:
 
 
 class WeightedSum:
-    """Several rewards as one: ``Σ_i w_i · reward_i(prompts, responses)``.
+    """Several rewards as one: ``Σ_i w_i · reward_i(prompts, responses)``. What is known of the responses' ends is
+    passed on to the rewards that ask for it (:func:`score_texts`).
 
     Args:
         rewards: callables over text.
@@ -93,10 +143,13 @@ class WeightedSum:
                 reward.to(device)
         return self
 
-    def __call__(self, prompts: list[str], responses: list[str]) -> Tensor:
-        """Weighted scores [b]."""
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None
+    ) -> Tensor:
+        """Weighted scores [b]; ``finished`` as in :class:`RewardModelScorer`."""
+        ended = [True] * len(responses) if finished is None else finished
         parts = [
-            weight * torch.as_tensor(reward(prompts, responses), dtype=torch.float32).cpu()
+            weight * torch.as_tensor(score_texts(reward, prompts, responses, ended), dtype=torch.float32).cpu()
             for weight, reward in zip(self.weights, self.rewards, strict=True)
         ]
         return torch.stack(parts).sum(0)

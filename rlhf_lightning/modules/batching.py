@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data import ComparisonBatch, TokenBatch
+from rlhf_lightning.data import ComparisonBatch, PackedBatch, TokenBatch
+
+Sequences = TypeVar("Sequences", bound=TokenBatch | PackedBatch)
 
 
 def micro_batches(lengths: Tensor, size: int | None) -> list[Tensor]:
@@ -18,11 +22,11 @@ def micro_batches(lengths: Tensor, size: int | None) -> list[Tensor]:
     return list(torch.split(order, size or len(order)))
 
 
-def token_rows(batch: TokenBatch, rows: Tensor) -> TokenBatch:
+def token_rows(batch: Sequences, rows: Tensor) -> Sequences:
     """The given rows, trimmed to the longest of them."""
-    lengths = batch.lengths[rows]
-    width = int(lengths.max())
-    return TokenBatch(batch.input_ids[rows, :width], lengths, batch.loss_mask[rows, :width])
+    width = int(batch.lengths[rows].max())
+    parts = {name: value[rows] for name, value in batch._asdict().items()}
+    return type(batch)(**{name: part[:, :width] if part.ndim == 2 else part for name, part in parts.items()})
 
 
 def pairs_per_prompt(batch: ComparisonBatch) -> Tensor:

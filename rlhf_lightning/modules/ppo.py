@@ -13,7 +13,7 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
+from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate, score_texts
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.experience import (
@@ -46,7 +46,8 @@ class PPOModule(L.LightningModule):
 
     Args:
         policy: makes the causal language model; called once, in ``configure_model``.
-        reward: ``(prompts, responses) -> scores [b]``, any callable over text.
+        reward: ``(prompts, responses) -> scores [b]``, any callable over text; one with an argument ``finished`` is
+            told which responses ended with EOS.
         encoder: of the policy.
         value: makes the value model; ``None`` means V = 0 and no value loss.
         reference: makes the model that KL is measured against; by default a frozen copy of the first policy.
@@ -76,7 +77,7 @@ class PPOModule(L.LightningModule):
         self,
         *,
         policy: Callable[[], nn.Module],
-        reward: Callable[[list[str], list[str]], Any],
+        reward: Callable[..., Any],
         encoder: Encoder,
         value: Callable[[], ScalarModel] | None = None,
         reference: Callable[[], nn.Module] | None = None,
@@ -174,6 +175,7 @@ class PPOModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Modes, devices and the source of randomness; a resumed run goes on with the saved one."""
         self.train()
+        checks.check_roles(self.policy, self.reference, self.value, self.reward, self.encoder)
         check_context(
             self.policy,
             getattr(self.trainer, "datamodule", None),
@@ -223,7 +225,8 @@ class PPOModule(L.LightningModule):
             ids = join(prompts, generation, self.encoder.pad_token_id)
             scores = self.reward.score_ids(ids, prompts.lengths + generation.lengths)
         else:
-            scores = self.reward(prompts.prompts, decode_responses(self.encoder, generation))
+            texts = decode_responses(self.encoder, generation)
+            scores = score_texts(self.reward, prompts.prompts, texts, generation.finished.tolist())
         return checks.check_scores(scores, len(prompts.prompts), self.device)
 
     @torch.no_grad()

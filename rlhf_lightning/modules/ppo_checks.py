@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import masked_mean
+from rlhf_lightning.models import RewardModelScorer, ScalarModel, check_vocabulary, warn_of_ignored_sampling
 from rlhf_lightning.modules.trajectory import Trajectory
 
 MISSING_EOS = ("keep", "subtract", "set", "drop")
@@ -58,6 +60,35 @@ def check_batch_sizes(*, episodes: int, minibatch_size: int, text_rows: int | No
             f"{text_rows} pretraining rows an iteration (data.rollout_batch_size x data.ptx_ratio) do not divide into "
             f"{minibatches} minibatches; change data.ptx_ratio or module.minibatch_size"
         )
+
+
+def check_roles(
+    policy: nn.Module, reference: nn.Module, value: ScalarModel | None, reward: Any, encoder: Encoder
+) -> None:
+    """Every role that reads the policy's ids must have rows for them, and mean the same by them.
+
+    A reward model with a tokenizer of its own reads text; a value model that starts from it would read ids that mean
+    something else to it. Sampling settings of the policy's own that rollouts do not follow are warned of.
+
+    Raises:
+        UserError: a tokenizer larger than an embedding; a value model that starts from a reward model with another
+            vocabulary.
+    """
+    warn_of_ignored_sampling(policy)
+    for role, model in (("policy", policy), ("reference", reference)):
+        check_vocabulary(model, encoder, role=role)
+    if value is None:
+        return
+    start = getattr(getattr(value, "model", None), "name_or_path", None)
+    for scorer in (reward, *getattr(reward, "rewards", ())):
+        other = isinstance(scorer, RewardModelScorer) and not scorer.shares_vocabulary(encoder)
+        if other and start and scorer.model.model.name_or_path == start:
+            raise UserError(
+                f"module.value.name={start} is a reward model with another tokenizer than the policy's, so it cannot "
+                "read the policy's ids; start the value model from the policy (module.value.name=POLICY "
+                "module.value.head=new) or leave it out (module.value=null)"
+            )
+    check_vocabulary(getattr(value, "model", None), encoder, role="value model")
 
 
 def check_reference_is_policy(trajectory: Trajectory, *, tolerance: float = 1e-2) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
-from rlhf_lightning.models import ScalarModel
+from rlhf_lightning.models import ScalarModel, check_vocabulary
 from rlhf_lightning.modules.batching import comparison_rows, longest_per_prompt, micro_batches, pairs_per_prompt
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -102,7 +102,9 @@ class RewardModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
-        check_context(self.reward_model.model, getattr(self.trainer, "datamodule", None))
+        data = getattr(self.trainer, "datamodule", None)
+        check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
+        check_context(self.reward_model.model, data)
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [n] of right-padded sequences [n, s]."""

@@ -9,10 +9,10 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.data import TokenBatch
+from rlhf_lightning.data import PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
-from rlhf_lightning.models import TokenLogprobs
+from rlhf_lightning.models import PackedStates, TokenLogprobs, check_vocabulary
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -34,6 +34,9 @@ class SFTModule(L.LightningModule):
     that the gradient does not depend on ``micro_batch_size``. With a data module of plain text the same loss over
     every token is pretraining.
 
+    A batch of packs (``PackedBatch``) has the loss and the gradient of the same examples unpacked. Models and attention
+    implementations that would let the examples of a pack see each other are refused before training.
+
     Args:
         policy: makes the causal language model; called once, in ``configure_model``.
         learning_rate: 9.65e-6 for the paper's 1.3B and 6B models.
@@ -43,7 +46,8 @@ class SFTModule(L.LightningModule):
         warmup_steps: optimizer steps of linear warm-up (the paper: none).
         schedule_floor: last fraction of the learning rate (the paper: 0.1).
         max_grad_norm: gradient norm limit; ``None`` does not clip.
-        micro_batch_size: sequences per forward and backward pass; the whole batch by default.
+        micro_batch_size: sequences (packs, where they are packed) per forward and backward pass; the whole batch by
+            default.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class SFTModule(L.LightningModule):
             self.policy = self._policy_factory()
             self.policy.requires_grad_(True)
             self._logprobs = TokenLogprobs(self.policy)
+            self._packed_states = PackedStates(self.policy)
 
     def setup(self, stage: str) -> None:
         """Refuse what this module cannot do yet."""
@@ -102,14 +107,22 @@ class SFTModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
-        check_context(self.policy, getattr(self.trainer, "datamodule", None))
+        data = getattr(self.trainer, "datamodule", None)
+        check_vocabulary(self.policy, getattr(data, "encoder", None), role="policy")
+        check_context(self.policy, data)
+        if getattr(data, "packing", None) is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self._packed_states.check()
 
-    def loss(self, batch: TokenBatch, count: Tensor) -> Tensor:
+    def loss(self, batch: TokenBatch | PackedBatch, count: Tensor) -> Tensor:
         """``−Σ log π / count`` over the marked tokens of ``batch``; ``count`` is that of the whole batch."""
-        logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask)
+        hidden = None
+        if isinstance(batch, PackedBatch):
+            hidden = self._packed_states(batch.input_ids, batch.lengths, batch.position_ids)
+        logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask, hidden=hidden)
         return cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
 
-    def training_step(self, batch: TokenBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> dict[str, Tensor]:
         """One optimizer step over all micro-batches of the batch."""
         optimizer: Any = self.optimizers()
         count = batch.loss_mask.sum()
@@ -130,7 +143,7 @@ class SFTModule(L.LightningModule):
         """Refuse the checkpoint of another model."""
         check_weights(self, checkpoint["state_dict"])
 
-    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:
         """Mean loss per token, weighted by tokens over the batches."""
         count = batch.loss_mask.sum()
         total = torch.zeros((), device=self.device)

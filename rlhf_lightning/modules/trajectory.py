@@ -7,18 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data import PromptBatch
+from rlhf_lightning.data import Prompt, PromptBatch
 from rlhf_lightning.models import Generation
 
 
 class Rollout(NamedTuple):
     """Responses and their scores.
 
-    Shapes: prompts, responses: b texts; finished: [b], bool, ended with EOS; scores: [b], after the rule for a
-    missing EOS; kl: [b], the penalised KL estimate summed over the response's tokens.
+    Shapes: prompts: b texts or conversations; responses: b texts; finished: [b], bool, ended with EOS; scores: [b],
+    after the rule for a missing EOS; kl: [b], the penalised KL estimate summed over the response's tokens.
     """
 
-    prompts: list[str]
+    prompts: list[Prompt]
     responses: list[str]
     finished: Tensor
     scores: Tensor

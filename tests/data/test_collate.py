@@ -61,3 +61,18 @@ def test_ranks_give_every_decided_pair_and_ties_none() -> None:
     assert pairs_from_ranks([1, 2, 2]) == [(0, 1), (0, 2)]
     assert pairs_from_ranks([1, 1]) == []
     assert len(pairs_from_ranks(range(9))) == 36  # K = 9: K(K-1)/2
+
+
+def test_spans_say_which_turns_are_labels() -> None:
+    rows = [
+        {"input_ids": [1, 6, 7, 2, 8, 9, 2], "prompt_length": 2, "spans": [2, 4, 5, 7]},
+        {"input_ids": [6, 2], "prompt_length": 0, "spans": [0, 2]},
+    ]
+    mask = collate_tokens(rows, pad_id=0).loss_mask.int().tolist()
+    assert mask == [[0, 0, 1, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0]]
+
+
+def test_prompts_that_are_conversations_stay_conversations() -> None:
+    turns = [{"role": "user", "content": "a"}]
+    rows = [{"input_ids": [1], "prompt": "", "messages": turns}, {"input_ids": [1], "prompt": "b", "messages": []}]
+    assert collate_prompts(rows, pad_id=0).prompts == [turns, "b"]

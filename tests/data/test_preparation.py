@@ -20,7 +20,7 @@ def ids(path: Path, encoder: Encoder) -> list[list[int]]:
 def test_second_run_reads_the_ids_of_the_first(letters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ids(letters, Encoder(make_tokenizer()))
     again = Encoder(make_tokenizer())
-    monkeypatch.setattr(again, "prompt", lambda text: pytest.fail("encoded again"))
+    monkeypatch.setattr(again, "tokenize", lambda texts: pytest.fail("encoded again"))
     assert ids(letters, again) == first
 
 
@@ -54,7 +54,7 @@ def test_changed_code_is_not_served_older_results(
 
     ids(letters, encoder)
     monkeypatch.setattr(preparation, "_code", lambda: "another version")
-    monkeypatch.setattr(encoder, "prompt", lambda text: [9])
+    monkeypatch.setattr(encoder, "open", lambda ids: [9])
     assert ids(letters, encoder)[0] == [9]
 
 
@@ -85,7 +85,7 @@ def test_no_row_within_the_limit_is_an_error(letters: Path, encoder: Encoder) ->
 
 
 def test_unknown_choice_for_overlong_is_an_error(letters: Path, encoder: Encoder) -> None:
-    with pytest.raises(UserError, match="overlong must be error or drop, not 'cut'"):
+    with pytest.raises(UserError, match="overlong must be error, drop, keep_start or keep_end, not 'cut'"):
         load_prompts(letters, encoder=encoder, overlong="cut")
 
 

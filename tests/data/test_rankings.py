@@ -77,3 +77,54 @@ def test_pairs_must_be_two_different_indices(pairs: Any) -> None:
 @pytest.mark.parametrize("finished", [[True], [True, None], "yes"])
 def test_finished_must_be_one_boolean_per_response(finished: Any) -> None:
     fails({"responses": ["a", "b"], "ranks": [1, 2], "finished": finished}, "finished must be 2 booleans")
+
+
+def test_higher_scores_are_better_and_equal_ones_tie() -> None:
+    comparison = read_comparison({"responses": ["a", "b", "c"], "scores": [0.5, 2, 0.5]}, "")
+    assert comparison.pairs == [(1, 0), (1, 2)]
+    assert comparison.tied == 1
+    assert read_comparison({"responses": ["a", "b"], "scores": ["3", "4.5"]}, "").pairs == [(1, 0)]
+
+
+@pytest.mark.parametrize("scores", [[1], [1, None], [1, "good"], [1, float("nan")], 5, "12"])
+def test_scores_must_be_one_number_per_response(scores: Any) -> None:
+    fails({"responses": ["a", "b"], "scores": scores}, "scores must be 2 numbers")
+
+
+def test_preference_is_the_number_of_the_better_output() -> None:
+    outputs = {"output_1": "a", "output_2": "b"}
+    assert read_comparison({**outputs, "preference": 2}, "").pairs == [(1, 0)]
+    assert read_comparison({**outputs, "preference": "1"}, "").pairs == [(0, 1)]
+    for even in (0, 1.5):
+        comparison = read_comparison({**outputs, "preference": even}, "")
+        assert (comparison.pairs, comparison.tied) == ([], 1)
+    assert read_comparison({"responses": ["a", "b", "c"], "preference": 3}, "").pairs == [(2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("preference", [3, -1, 1.2, "left", [1, 3], True + 2])
+def test_preference_must_be_the_number_of_an_output(preference: Any) -> None:
+    fails({"output_1": "a", "output_2": "b", "preference": preference}, "preference must be the number", "from 1 to 2")
+
+
+def test_choice_is_the_index_of_the_best() -> None:
+    assert read_comparison({"responses": ["a", "b"], "choice": 1}, "").pairs == [(1, 0)]
+    fails({"responses": ["a", "b"], "choice": 2}, "choice must be the index", "from 0 to 1")
+
+
+def test_annotators_are_kept_apart_or_outvoted() -> None:
+    row = {"responses": ["a", "b"], "preference": [1, 2, 2, 1.5]}
+    each, majority = (read_comparison(row, "", annotators=choice) for choice in ("each", "majority"))
+    assert (each.pairs, each.tied) == ([(0, 1), (1, 0), (1, 0)], 1)
+    assert (majority.pairs, majority.tied) == ([(1, 0)], 0)
+    even = read_comparison({"responses": ["a", "b"], "preference": [1, 2, 1.5]}, "", annotators="majority")
+    assert (even.pairs, even.tied) == ([], 1)
+    best = read_comparison({"responses": ["a", "b", "c"], "choice": [0, 0, 1]}, "", annotators="majority")
+    assert sorted(best.pairs) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_star_needs_one_preference_per_response() -> None:
+    star = {"baseline": "a", "responses": ["b", "c"], "preferences": [2, 1]}
+    comparison = read_comparison(star, "")
+    assert comparison.responses == ["a", "b", "c"]
+    assert comparison.pairs == [(1, 0), (0, 2)]
+    fails({**star, "preferences": [2]}, "preferences must be 2 numbers")

@@ -11,11 +11,13 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
 from rlhf_lightning.data import load_rows, write_rows
-from rlhf_lightning.data.sources import quiet_datasets
+from rlhf_lightning.data.readers import quiet_datasets
+from rlhf_lightning.data.sources import load_sources
 from rlhf_lightning.errors import UserError
 
 ROWS = [{"prompt": "2024", "n": "1"}, {"prompt": "None", "n": "2"}]
@@ -38,12 +40,14 @@ def fails(path: Path | str, *parts: str) -> None:
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     table = "prompt,n\n2024,1\nNone,2\n"  # neither a number nor a missing value
-    texts = {"a.jsonl": lines, "a.json": json.dumps(ROWS), "a.csv": table}
+    texts = {"a.jsonl": lines, "a.json": json.dumps(ROWS), "a.csv": table, "a.tsv": table.replace(",", "\t")}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
     pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    for name in (*texts, *(f"{name}.gz" for name in texts), "a.parquet"):
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), pa.Table.from_pylist(ROWS).schema) as writer:
+        writer.write_table(pa.Table.from_pylist(ROWS))
+    for name in (*texts, *(f"{name}.gz" for name in texts), "a.parquet", "a.arrow"):
         assert contents(tmp_path / name) == ROWS, name
 
 
@@ -109,7 +113,7 @@ def test_missing_file_and_folder_and_unknown_kind(tmp_path: Path) -> None:
     fails(tmp_path / "no.jsonl", "does not exist", "give the path")
     fails(tmp_path, "is a folder")
     (tmp_path / "a.xml").write_text("<a/>")
-    fails(tmp_path / "a.xml", "unknown kind of file '.xml'", ".jsonl, .json, .parquet, .csv, .txt")
+    fails(tmp_path / "a.xml", "unknown kind of file '.xml'", ".jsonl, .json, .parquet, .arrow, .csv, .tsv, .txt")
     (tmp_path / "a.parquet.gz").write_bytes(b"")
     fails(tmp_path / "a.parquet.gz", "unknown kind of file")
 
@@ -121,6 +125,12 @@ def test_empty_file(tmp_path: Path, name: str, text: str) -> None:
     fails(tmp_path / name, "has no rows")
 
 
+def test_empty_text_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt has no rows"):
+        load_rows(tmp_path / "a.txt", fields=("text",), sample_by="line")
+
+
 def test_header_without_rows_is_empty(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,n\n")
     fails(tmp_path / "a.csv", "has no rows")
@@ -130,12 +140,12 @@ def test_header_without_rows_is_empty(tmp_path: Path) -> None:
 
 def test_truncated_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"\n')
-    fails(tmp_path / "a.jsonl", "row 2", "not valid JSON")
+    fails(tmp_path / "a.jsonl", "line 2", "not valid JSON", "on_bad_row=skip")
 
 
 def test_row_that_is_no_object_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n[1]\n')
-    fails(tmp_path / "a.jsonl", "row 2", "JSON object")
+    fails(tmp_path / "a.jsonl", "line 2", "JSON object")
 
 
 def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
@@ -148,6 +158,8 @@ def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
     fails(tmp_path / "b.jsonl.gz", "cannot be read")
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     fails(tmp_path / "a.parquet", "not a readable parquet file")
+    (tmp_path / "a.arrow").write_bytes(b"no arrow")
+    fails(tmp_path / "a.arrow", "not a readable arrow file")
     (tmp_path / "a.csv").write_bytes(b"\xff,\xfe\n1,2\n")
     fails(tmp_path / "a.csv", "cannot be read")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
@@ -215,3 +227,11 @@ def test_real_files_are_read(shared: Path) -> None:
     assert len(alpaca) == 999
     assert len(load_rows(shared / "data/pref/hh_harmless_base_test.jsonl.gz", fields=("chosen", "rejected"))) == 2312
     assert len(load_rows(shared / "data/eval/TruthfulQA.csv", fields=("Question", "Best Answer"))) == 790
+
+
+@pytest.mark.shared_data
+def test_sources_of_several_kinds_are_read_together(shared: Path, write: Callable[..., Path]) -> None:
+    table = shared / "data/eval/winogender_all_sentences.tsv"
+    (source,) = load_sources({"path": table, "columns": {"prompt": "sentence"}}, fields=("sentence",))
+    assert len(source.rows) == 720
+    assert source.columns == {"prompt": "sentence"}

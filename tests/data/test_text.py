@@ -53,6 +53,39 @@ def test_text_file_lines_can_be_documents(tmp_path: Path, encoder: Encoder) -> N
     assert table.__getitems__([0])[0]["input_ids"].tolist() == [1, 6, 2, 1, 7, 2]
 
 
+def test_blank_lines_of_a_text_file_are_no_documents(tmp_path: Path, encoder: Encoder) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a\n\n \nb\n")
+    data = TextDataModule(encoder=encoder, train=path, block_size=6, sample_by="line")
+    data.setup()
+    assert data.train_rows.__getitems__([0])[0]["input_ids"].tolist() == [1, 6, 2, 1, 7, 2]
+    assert data.counts == {"documents": 2, "tokens": 6, "skipped_empty_text": 2}
+
+
+def test_a_row_without_text_is_told_or_left_out(write: Callable[..., Path], encoder: Encoder) -> None:
+    path = write("a.jsonl", {"text": "a"}, {"text": " "}, {"text": None}, {"text": "b"})
+    with path.open("a") as file:
+        file.write("[]\n")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 5: no JSON object"):
+        TextDataModule(encoder=encoder, train=path, block_size=6).setup()
+    clean = write("b.jsonl", {"text": "a"}, {"text": " "})
+    with pytest.raises(UserError, match=r"b\.jsonl, row 2: the field 'text' is empty"):
+        TextDataModule(encoder=encoder, train=clean, block_size=6).setup()
+    data = TextDataModule(encoder=encoder, train=path, block_size=6, on_bad_row="skip")
+    data.setup()
+    assert data.train_rows.__getitems__([0])[0]["input_ids"].tolist() == [1, 6, 2, 1, 7, 2]
+    assert data.counts == {"documents": 2, "tokens": 6, "skipped_empty_text": 2, "skipped_no_JSON_object": 1}
+
+
+def test_the_column_of_text_is_named_by_the_source_or_for_all(write: Callable[..., Path], encoder: Encoder) -> None:
+    one, two = write("a.jsonl", {"body": "a"}), write("b.jsonl", {"content": "b"})
+    with pytest.raises(UserError, match=r"a\.jsonl, row 1: no field 'text'; the fields are body"):
+        load_blocks(one, encoder=encoder, block_size=6)
+    files = [one, {"path": two, "columns": {"text": "content"}}]
+    table = load_blocks(files, encoder=encoder, block_size=6, columns={"text": "body"})
+    assert table.__getitems__([0])[0]["input_ids"].tolist() == [1, 6, 2, 1, 7, 2]
+
+
 def test_pickled_table_maps_the_file_again(documents: Path, encoder: Encoder) -> None:
     table = load_blocks(documents, encoder=encoder, block_size=4)
     again = pickle.loads(pickle.dumps(table))

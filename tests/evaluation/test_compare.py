@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.evaluation import Samples, ScoreJudge, compare, evaluate_models, sample_responses
+from rlhf_lightning.evaluation import Samples, ScoreJudge, compare, evaluate_models, loaded, sample_responses
 from rlhf_lightning.models import RewardModelScorer, load_causal_lm
 
 PROMPTS = ["go", "who are you?", "hi", "name a dog.", "why", "sing"]
@@ -120,16 +120,46 @@ def test_the_few_shot_file_stands_before_the_prompt_on_lines_of_its_own(
 
 
 def test_each_folder_is_loaded_once(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
-
-    def load(*, name: str) -> Any:
-        loaded.append(name)
-        return load_causal_lm(name=name)
-
-    monkeypatch.setattr(compare, "load_causal_lm", load)
+    read_with = _spy(monkeypatch)
     found = evaluate_models(**arguments)["models"]
-    assert loaded == [arguments["models"]["sft"]["name"], arguments["models"]["ppo"]["name"]]
+    names = [options["name"] for options in read_with["load_causal_lm"]]
+    assert names == [arguments["models"]["sft"]["name"], arguments["models"]["ppo"]["name"]]
     assert found["sft"]["pretrain_loss"] == found["base_prompted"]["pretrain_loss"] != found["ppo"]["pretrain_loss"]
+
+
+def test_options_reach_every_model_tokenizer_and_the_reward_model(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_with = _spy(monkeypatch)
+    options = {"dtype": "bfloat16", "revision": "v2", "attn_implementation": "eager", "trust_remote_code": True}
+    models = arguments["models"] | {"ppo": arguments["models"]["ppo"] | {"revision": "v3", "dtype": "float32"}}
+    evaluate_models(**arguments | {"models": models} | options)
+    sft, ppo = read_with["load_causal_lm"]
+    assert {key: sft[key] for key in options} == options
+    assert {key: ppo[key] for key in options} == options | {"revision": "v3", "dtype": "float32"}
+    (scorer,) = read_with["RewardModelScorer"]
+    assert {key: scorer[key] for key in options} == options
+    of_tokenizers = [(kwargs["revision"], kwargs["trust_remote_code"]) for kwargs in read_with["from_pretrained"]]
+    assert of_tokenizers == [("v2", True), ("v2", True), ("v3", True)]  # reward model, sft, ppo
+
+
+def _spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    """Record what models and tokenizers are loaded with, and load them."""
+    calls: dict[str, list[dict[str, Any]]] = {}
+
+    def recorded(place: Any, name: str) -> None:
+        original = getattr(place, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.setdefault(name, []).append(kwargs)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, call)
+
+    recorded(loaded, "load_causal_lm")
+    recorded(loaded, "RewardModelScorer")
+    recorded(loaded.Encoder, "from_pretrained")
+    return calls
 
 
 def test_equal_models_answer_independently(arguments: dict[str, Any]) -> None:

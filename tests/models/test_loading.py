@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import load_causal_lm, load_scalar_model
 
@@ -134,3 +136,57 @@ def test_a_saved_head_comes_back(reward_model_folders: dict[str, Path], architec
 
 def test_a_reward_model_is_no_policy(reward_model_folders: dict[str, Path], architecture: str) -> None:
     _refused("is a reward model, not a language model", name=str(reward_model_folders[architecture]))
+
+
+def test_a_scalar_model_with_random_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    scalar = load_scalar_model(name=str(folder), init="random", head="new")
+    assert scalar.model.get_input_embeddings().weight.std() > 0.1
+    _refused("init=random .* head=pretrained", load_scalar_model, name=str(folder), init="random")
+    _refused("model.init='zeros'", load_scalar_model, name=str(folder), init="zeros", head="new")
+
+
+def test_the_way_attention_is_computed(folder: Path) -> None:
+    for load, options in ((load_causal_lm, {}), (load_scalar_model, {"head": "new"})):
+        model = load(name=str(folder), attn_implementation="eager", **options)
+        assert getattr(model, "model", model).config._attn_implementation == "eager"
+        for absent in ("flash9", "flash_attention_2"):  # the second is not installed where there is no GPU
+            _refused("set model.attn_implementation", load, name=str(folder), attn_implementation=absent, **options)
+
+
+def test_an_attention_that_the_architecture_lacks(model_folder: Callable[..., Path]) -> None:
+    """Gemma 2 caps its attention scores, which sdpa cannot."""
+    for init in ("pretrained", "random"):
+        _refused(
+            "set model.attn_implementation to one that this architecture and machine have: eager",
+            name=str(model_folder("gemma2")),
+            attn_implementation="sdpa",
+            init=init,
+        )
+
+
+def test_padding_that_is_eos_learns_from_the_start(model_folder: Callable[..., Path]) -> None:
+    """transformers keeps the embedding of a padding token as it is, also where it ends every response."""
+    folder = str(model_folder("llama", pad="eos"))
+    assert json.loads((Path(folder) / "config.json").read_text())["pad_token_id"] == 0
+    ids = torch.tensor([[5, 6, 0]])
+    for model in (load_causal_lm(name=folder), load_scalar_model(name=folder, head="new")):
+        model(ids).logits.sum().backward() if hasattr(model, "lm_head") else model(ids).sum().backward()
+        embedding = getattr(model, "model", model) if not hasattr(model, "lm_head") else model
+        assert embedding.get_input_embeddings().weight.grad[0].abs().sum() > 0
+
+
+def test_a_folder_has_no_revisions(folder: Path) -> None:
+    assert load_causal_lm(name=str(folder), revision="v2").config.vocab_size == 35
+    assert Encoder.from_pretrained(folder, revision="v2", trust_remote_code=False).eos_token_id == 0
+
+
+def test_code_in_a_model_folder_runs_only_if_it_is_trusted(folder: Path) -> None:
+    """A folder whose config.json names a class of its own."""
+    config = json.loads((folder / "config.json").read_text())
+    code = "from transformers import LlamaConfig\n\n\nclass MineConfig(LlamaConfig):\n    model_type = 'mine'\n"
+    (folder / "mine.py").write_text(code)
+    named = config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}
+    (folder / "config.json").write_text(json.dumps(named))
+    for load in (load_causal_lm, load_scalar_model):
+        _refused("model.trust_remote_code=true", load, name=str(folder))

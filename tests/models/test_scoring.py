@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import AutoTokenizer
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import RewardModelScorer, WeightedSum
+from rlhf_lightning.models import RewardModelScorer, WeightedSum, score_texts
 
 PROMPTS = ["name a pet", "hi", "what is up?"]
 RESPONSES = ["a cat", "hello, you there", "the sky"]
@@ -75,6 +76,46 @@ def test_weighted_sum() -> None:
     found = WeightedSum(rewards=[length, ones], weights=[0.5, -2])(["a", "b"], ["four", "six ch"])
     assert found.tolist() == [0.0, 1.0]  # ½ · 4 − 2, ½ · 6 − 2
     assert found.dtype == torch.float32
+
+
+def test_a_weighted_sum_tells_the_rewards_that_ask_which_responses_ended(scorer: RewardModelScorer) -> None:
+    """A cut-off response has no EOS for the reward model to read, inside a sum as outside."""
+    told: list[list[bool]] = []
+
+    def asks(prompts: list[str], responses: list[str], *, finished: list[bool]) -> list[float]:
+        told.append(list(finished))
+        return [0.0] * len(responses)
+
+    def does_not(prompts: list[str], responses: list[str]) -> list[float]:
+        return [0.0] * len(responses)
+
+    total = WeightedSum(rewards=[scorer, asks, does_not], weights=[2.0, 1.0, 1.0])
+    ends = [True, False, True]
+    torch.testing.assert_close(score_texts(total, PROMPTS, RESPONSES, ends), 2 * scorer(PROMPTS, RESPONSES, ends))
+    torch.testing.assert_close(total(PROMPTS, RESPONSES), 2 * scorer(PROMPTS, RESPONSES))
+    assert told == [ends, [True, True, True]]
+
+
+def test_rewards_without_a_signature_are_called_with_two_arguments() -> None:
+    assert score_texts(max, ["a"], ["b"], [True]) == ["b"]  # type: ignore[arg-type]
+
+
+def test_a_conversation_is_scored_through_the_chat_template(
+    reward_model_folders: dict[str, Path], encoder: Encoder, architecture: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(reward_model_folders[architecture], tmp_path / "reward"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}. {{ m['content'] }}.{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    scorer = RewardModelScorer(name=str(folder))
+    talk = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "go"},
+    ]
+    ids = encoder.prompt("user. hi.assistant. yes.user. go.") + encoder.response("a cat")
+    alone = scorer.model.score(torch.tensor([ids]), torch.tensor([len(ids)]))
+    torch.testing.assert_close(scorer([talk, "hi"], ["a cat", "ok"])[:1], alone, rtol=0, atol=1e-5)
 
 
 def test_weighted_sum_needs_as_many_weights() -> None:

@@ -1,0 +1,151 @@
+"""Demonstrations as token ids, with what is learned of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lightning.data.columns import Columns, Layout, layouts_of
+from rlhf_lightning.data.dialogues import read_messages, read_prompt, split_answer
+from rlhf_lightning.data.encode import Encoder
+from rlhf_lightning.data.faults import text_of
+from rlhf_lightning.data.preparation import join
+from rlhf_lightning.data.row_encoding import encode_rows, keep, refuse_nothing
+from rlhf_lightning.data.sources import Files, Source, load_sources
+from rlhf_lightning.data.truncation import cut_turns, cuts
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TRAIN_ON = ("last", "all")
+
+
+def load_demonstrations(
+    files: Files,
+    *,
+    encoder: Encoder,
+    max_length: int | None = None,
+    overlong: str = "error",
+    columns: Columns | None = None,
+    on_bad_row: str = "raise",
+    train_on: str = "last",
+) -> Any:
+    """Rows of ``input_ids`` (prompt + response + EOS), ``prompt_length`` and ``length``.
+
+    Args: see ``DemonstrationDataModule``.
+    """
+    sources = load_sources(files, on_bad_row=on_bad_row)
+    layouts = layouts_of(sources, kind="demonstrations", columns=columns, encoder=encoder)
+    return encode_demonstrations(
+        sources,
+        layouts,
+        encoder=encoder,
+        max_length=max_length,
+        overlong=overlong,
+        on_bad_row=on_bad_row,
+        train_on=train_on,
+    )[0]
+
+
+def encode_demonstrations(
+    sources: Sequence[Source],
+    layouts: Sequence[Layout],
+    *,
+    encoder: Encoder,
+    max_length: int | None,
+    overlong: str,
+    on_bad_row: str,
+    train_on: str = "last",
+    key: str = "max_length",
+) -> tuple[Any, dict[str, int]]:
+    """The table of ``load_demonstrations``, and the counts of rows used and left out; ``key`` is the argument that set
+    the limit, for the error."""
+    from datasets import Features, List, Value
+
+    if train_on not in TRAIN_ON:
+        raise UserError(f"train_on must be last or all, not {train_on!r}")
+    limit = max_length if max_length is not None and cuts(overlong, max_length) else None
+
+    def build(ids: list[list[int]], learned: list[bool]) -> dict[str, Any]:
+        sequence: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for number, (piece, is_learned) in enumerate(zip(ids, learned, strict=True), 1):
+            piece = encoder.open(piece) if number == 1 else piece
+            piece = encoder.close(piece) if number == len(ids) else piece
+            if is_learned:
+                spans.append((len(sequence), len(sequence) + len(piece)))
+            sequence += piece
+        over = limit is not None and len(sequence) > limit
+        if limit is not None and over:
+            cut = cut_turns(sequence, spans, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
+            if cut is None:
+                return {"left_out": "overlong_rows_dropped"}
+            sequence, spans = cut
+        return {
+            "input_ids": sequence,
+            "prompt_length": spans[0][0],
+            "length": len(sequence),
+            "cut": int(over),
+            "spans": [edge for span in spans for edge in span],
+        }
+
+    count = Value("int32")
+    features = Features({"input_ids": List(count), "prompt_length": count, "length": count, "cut": count})
+    if train_on == "all":
+        features["spans"] = List(count)
+    counts: Counter[str] = Counter(rows=0)
+    tables: list[Dataset] = []
+    for source, layout in zip(sources, layouts, strict=True):
+        encoded = encode_rows(
+            source,
+            layout=layout,
+            read=partial(_read, encoder=encoder, train_on=train_on),
+            build=build,
+            encoder=encoder,
+            features=features,
+            options=f"demonstrations {train_on} {overlong if limit else ''} {limit}",
+            on_bad_row=on_bad_row,
+        )
+        rows = keep(
+            encoded,
+            source,
+            limit=max_length,
+            overlong=overlong,
+            what="prompt and response",
+            key=key,
+            counts=counts,
+        )
+        counts["rows"] += len(rows)
+        tables.append(rows)
+    refuse_nothing(sources, counts)
+    return join(tables, sources), dict(counts)
+
+
+def _read(row: dict[str, Any], *, encoder: Encoder, train_on: str) -> tuple[list[str], list[bool]]:
+    """The pieces of a row, and which of them are learned."""
+    field = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
+    if field is not None:
+        return _dialogue(row[field], field, encoder, train_on)
+    answers = [name for name in ("response", "completion", "output", "answer") if name in row]
+    if not answers:
+        read_messages(None, "messages" if "messages" in row else "conversations")
+    answer = next((name for name in answers if row[name] is not None), answers[0])
+    if isinstance(row[answer], list) and isinstance(row.get("prompt"), list):
+        return _dialogue([*row["prompt"], *row[answer]], "prompt", encoder, train_on)
+    response, prompt = text_of(row, answer), read_prompt(row)
+    if isinstance(prompt, str):
+        return [encoder.render(prompt), response], [False, True]
+    return _unzip(encoder.turns([*prompt, {"role": "assistant", "content": response}], train_on=train_on))
+
+
+def _dialogue(value: Any, field: str, encoder: Encoder, train_on: str) -> tuple[list[str], list[bool]]:
+    messages = read_messages(value, field)
+    split_answer(messages, field)
+    return _unzip(encoder.turns(messages, train_on=train_on))
+
+
+def _unzip(pieces: list[tuple[str, bool]]) -> tuple[list[str], list[bool]]:
+    return [text for text, _ in pieces], [learned for _, learned in pieces]

@@ -1,0 +1,119 @@
+"""Prompts as token ids, beside their text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lightning.data.columns import Columns, Layout, layouts_of
+from rlhf_lightning.data.dialogues import Prompt, read_prompt
+from rlhf_lightning.data.encode import Encoder
+from rlhf_lightning.data.hygiene import PromptHygiene
+from rlhf_lightning.data.hygiene.tables import clean_tables
+from rlhf_lightning.data.preparation import join
+from rlhf_lightning.data.row_encoding import encode_rows, keep, refuse_nothing
+from rlhf_lightning.data.sources import Files, Source, load_sources
+from rlhf_lightning.data.truncation import cut_prompt, cuts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_prompts(
+    files: Files,
+    *,
+    encoder: Encoder,
+    max_length: int | None = None,
+    overlong: str = "error",
+    columns: Columns | None = None,
+    on_bad_row: str = "raise",
+) -> Any:
+    """Rows of ``input_ids``, ``prompt`` (text) or ``messages`` (a conversation), ``user`` ("" if unknown), ``length``.
+
+    Args: see ``PromptDataModule``; ``max_length`` is its ``max_prompt_length``.
+    """
+    sources = load_sources(files, on_bad_row=on_bad_row)
+    layouts = layouts_of(sources, kind="prompts", columns=columns, encoder=encoder)
+    return encode_prompts(
+        sources, layouts, encoder=encoder, max_length=max_length, overlong=overlong, on_bad_row=on_bad_row
+    )[0]
+
+
+def encode_prompts(
+    sources: Sequence[Source],
+    layouts: Sequence[Layout],
+    *,
+    encoder: Encoder,
+    max_length: int | None,
+    overlong: str,
+    on_bad_row: str,
+    hygiene: PromptHygiene | None = None,
+) -> tuple[Any, Any, dict[str, int]]:
+    """The table of ``load_prompts``, the one that ``hygiene`` holds out (or None), and the counts of rows used and
+    left out."""
+    from datasets import Features, List, Value
+
+    limit = max_length if max_length is not None and cuts(overlong, max_length) else None
+    count, text = Value("int32"), Value("string")
+    messages = List({"role": text, "content": text})
+    features = Features(
+        {"input_ids": List(count), "prompt": text, "messages": messages, "user": text, "length": count, "cut": count}
+    )
+    counts: Counter[str] = Counter(rows=0)
+    tables: list[Dataset] = []
+    for source, layout in zip(sources, layouts, strict=True):
+        encoded = encode_rows(
+            source,
+            layout=layout,
+            read=partial(_read, encoder=encoder),
+            build=partial(_build, encoder=encoder, limit=limit, overlong=overlong),
+            encoder=encoder,
+            features=features,
+            options=f"prompts {overlong if limit else ''} {limit}",
+            on_bad_row=on_bad_row,
+        )
+        rows = keep(
+            encoded,
+            source,
+            limit=max_length,
+            overlong=overlong,
+            what="the prompt's tokens",
+            key="max_prompt_length",
+            counts=counts,
+        )
+        counts["rows"] += len(rows)
+        tables.append(rows)
+    refuse_nothing(sources, counts)
+    if hygiene is None or not hygiene.active:
+        return join(tables, sources), None, dict(counts)
+    tables, held_out, dropped = clean_tables(tables, hygiene)
+    counts["rows"] = sum(len(table) for table in tables)
+    return join(tables, sources), None if held_out is None else join(held_out), {**counts, **dropped}
+
+
+def _read(row: dict[str, Any], *, encoder: Encoder) -> tuple[list[str], tuple[Prompt, str]]:
+    prompt, user = read_prompt(row), row.get("user")
+    return [encoder.render(prompt)], (prompt, "" if user is None else str(user))
+
+
+def _build(
+    ids: list[list[int]], row: tuple[Prompt, str], *, encoder: Encoder, limit: int | None, overlong: str
+) -> dict[str, Any]:
+    prompt, user = row
+    tokens = encoder.open(ids[0])
+    cut = limit is not None and len(tokens) > limit
+    if limit is not None and cut:
+        tokens = cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
+        if isinstance(prompt, str) and not encoder.tokenizer.chat_template:
+            prompt = encoder.decode(tokens)  # what a reward over text must see is what the policy saw
+    text, messages = (prompt, []) if isinstance(prompt, str) else ("", list(prompt))
+    return {
+        "input_ids": tokens,
+        "prompt": text,
+        "messages": messages,
+        "user": user,
+        "length": len(tokens),
+        "cut": int(cut),
+    }

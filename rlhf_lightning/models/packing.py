@@ -1,0 +1,150 @@
+"""Forward passes over packs: several examples in one row that do not see each other."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.context import check_context, text_config
+from rlhf_lightning.models.forward import hidden_states
+from rlhf_lightning.models.modes import generation_mode
+
+Layout = Literal["rows", "flat", "masked"]
+
+
+class PackedStates:
+    """Last hidden states of packed rows, every example as if it stood alone.
+
+    transformers has three ways to be told where an example ends, and each is silently ignored by some combination
+    of architecture and ``attn_implementation``:
+
+    - ``rows``: position ids that restart and no mask; the model makes a block-diagonal causal mask of them
+      (sdpa, eager, flex_attention). OPT does not hand the position ids to its mask.
+    - ``flat``: the same with all packs joined in one row without padding. FlashAttention looks for restarts only
+      where the batch is one row.
+    - ``masked``: a mask [p, 1, s, s] beside the position ids. It would replace a sliding window, so it is not tried
+      on models that have one.
+
+    Which of them is right for a model is measured, not looked up: once, on a few tokens, the states of packed
+    examples must be those of the examples alone and must not change with the tokens of their neighbours.
+
+    Args:
+        model: a transformers model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.layout: Layout | None = None
+
+    def check(self) -> Layout:
+        """The way that is right for this model; found at the first call.
+
+        Raises:
+            UserError: positions are no input of the model (ALiBi, recurrent models), or no way keeps examples apart.
+        """
+        if self.layout is None:
+            self.layout = _find_layout(self.model)
+        return self.layout
+
+    def __call__(self, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states; those of padding are arbitrary.
+
+        Shapes:
+            input_ids, position_ids: [p, s]; lengths: [p]; see ``PackedBatch``. Result: [p, s, d].
+
+        Raises:
+            UserError: see ``check``; an example longer than the model's context.
+        """
+        layout = self.check()
+        check_context(self.model, int(position_ids.max()) + 1)
+        return _forward(self.model, layout, input_ids, lengths, position_ids)
+
+
+def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
+    if "use_cache" in inspect.signature(backbone.forward).parameters:
+        arguments["use_cache"] = False  # with a cache, position ids are not searched for restarts
+    if layout == "masked":
+        arguments["attention_mask"] = _block_mask(position_ids, next(model.parameters()).dtype)
+    if layout != "flat":
+        hidden: Tensor = backbone(**arguments).last_hidden_state
+        return hidden
+    real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths.unsqueeze(1)
+    arguments |= {"input_ids": input_ids[real].unsqueeze(0), "position_ids": position_ids[real].unsqueeze(0)}
+    states = backbone(**arguments).last_hidden_state
+    hidden = states.new_zeros((*input_ids.shape, states.shape[-1]))
+    hidden[real] = states[0]
+    return hidden
+
+
+def _block_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """[p, 1, s, s]: 0 where a token sees another one of its own example, not behind it; the lowest number elsewhere."""
+    example = (position_ids == 0).cumsum(1)
+    same = example.unsqueeze(2) == example.unsqueeze(1)
+    mask = torch.zeros(same.shape, dtype=dtype, device=same.device)
+    return mask.masked_fill(~same.tril(), torch.finfo(dtype).min).unsqueeze(1)
+
+
+def _find_layout(model: nn.Module) -> Layout:
+    name = type(model).__name__
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    if "position_ids" not in inspect.signature(backbone.forward).parameters:
+        raise UserError(
+            f"data.packing: {name} takes no position ids, so positions cannot restart inside a pack; "
+            "set data.packing=null"
+        )
+    layouts: list[Layout] = ["rows", "flat"]
+    if getattr(text_config(model), "sliding_window", None) is None:
+        layouts.append("masked")
+    for layout in layouts:
+        if _keeps_apart(model, layout):
+            return layout
+    raise UserError(
+        f"data.packing: {name} with this attention does not keep the examples of a pack apart; set another "
+        "model.attn_implementation or data.packing=null"
+    )
+
+
+def _keeps_apart(model: nn.Module, layout: Layout) -> bool:
+    """Whether four short examples in two packs have the states that they have alone, whatever stands beside them."""
+    device = next(model.parameters()).device
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    lengths, packs = torch.tensor([8, 6], device=device), [[3, 5], [4, 2]]
+    ids = (torch.arange(16, device=device).view(2, 8) * 7 + 1) % vocabulary
+    positions = torch.zeros(2, 8, dtype=torch.long, device=device)
+    neighbours = ids.clone()
+    for row, (first, second) in enumerate(packs):
+        positions[row, :first] = torch.arange(first)
+        positions[row, first : first + second] = torch.arange(second)
+        neighbours[row, :first] = (ids[row, :first] + 3) % vocabulary
+    with generation_mode(model):
+        alone = [
+            hidden_states(model, ids[row : row + 1, start : start + length])[0].float()
+            for row, (first, second) in enumerate(packs)
+            for start, length in ((0, first), (first, second))
+        ]
+    try:
+        with generation_mode(model):
+            found = _forward(model, layout, ids, lengths, positions).float()
+            beside_others = _forward(model, layout, neighbours, lengths, positions).float()
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return False  # this way is not merely ignored here but not taken at all
+    in_packs = [
+        found[row, start : start + length]
+        for row, (first, second) in enumerate(packs)
+        for start, length in ((0, first), (first, second))
+    ]
+    full = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+    scale = torch.cat(alone).abs().max().clamp(min=1e-6)
+    same = all((a - b).abs().max() <= (1e-4 if full else 5e-2) * scale for a, b in zip(in_packs, alone, strict=True))
+    # The rounding of the two runs is the same, so that a leak shows in any dtype, however weak it is.
+    unmoved = all(
+        (found[row, first : first + second] - beside_others[row, first : first + second]).abs().max() <= 1e-6 * scale
+        for row, (first, second) in enumerate(packs)
+    )
+    return bool(same and unmoved)
