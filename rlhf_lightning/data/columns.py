@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlhf_lightning.data.sources import Files, Source, load_sources
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from rlhf_lightning.data.encode import Encoder
-    from rlhf_lightning.data.sources import Source
 
 Columns = Mapping[str, str | Sequence[str] | None]
 """Our name -> the file's column. ``question.text`` is a field of a column; through a list it is the field of every
@@ -79,6 +79,10 @@ class Layout(NamedTuple):
         }
 
 
+Opened = Sequence[tuple[Source, Layout]]
+"""Sources, each with how its rows are read."""
+
+
 def recognise(rows: Dataset, *, kind: str, path: str, columns: Columns | None = None) -> Layout:
     """How a file's rows are to be read, from its column names alone.
 
@@ -118,15 +122,28 @@ def recognise(rows: Dataset, *, kind: str, path: str, columns: Columns | None = 
     )
 
 
-def layouts_of(sources: Sequence[Source], *, kind: str, columns: Columns | None, encoder: Encoder) -> list[Layout]:
-    """How every source is read; a tokenizer without a chat template gets the plain one if any has conversations."""
-    layouts = [
-        recognise(source.rows, kind=kind, path=source.path, columns={**(columns or {}), **(source.columns or {})})
-        for source in sources
+def open_sources(
+    files: Files, *, kind: str, encoder: Encoder, columns: Columns | None = None, on_bad_row: str = "raise"
+) -> Opened:
+    """Every source and how it is read; a tokenizer without a chat template gets the plain one if any has conversations.
+
+    Splits are opened before any of them is encoded, because one may change the template of the others.
+
+    Args:
+        files, on_bad_row: see ``load_rows``.
+        kind, columns: see ``recognise``.
+        encoder: that the rows are to be encoded with.
+    """
+    opened = [
+        (
+            source,
+            recognise(source.rows, kind=kind, path=source.path, columns={**(columns or {}), **(source.columns or {})}),
+        )
+        for source in load_sources(files, on_bad_row=on_bad_row)
     ]
-    if any(layout.conversational for layout in layouts):
+    if any(layout.conversational for _, layout in opened):
         encoder.require_template()
-    return layouts
+    return opened
 
 
 def _selector(rows: Dataset, wanted: str | Sequence[str], *, name: str, path: str) -> str | list[str]:

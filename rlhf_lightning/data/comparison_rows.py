@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_lightning.data.annotators import MergedVotes
-from rlhf_lightning.data.columns import Columns, Layout, layouts_of
+from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import Prompt, check_order, read_hh, read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.rankings import ANNOTATORS, Comparison, compare
-from rlhf_lightning.data.row_encoding import encode_rows, keep, refuse_nothing, total
-from rlhf_lightning.data.sources import Files, Source, load_sources
-from rlhf_lightning.data.truncation import cut_answers, cuts
+from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing, total
+from rlhf_lightning.data.sources import Files
+from rlhf_lightning.data.truncation import cut_answers
 from rlhf_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def load_comparisons(
@@ -42,11 +38,9 @@ def load_comparisons(
     Errors:
         UserError: see ``read_comparison``; no row left that gives a pair.
     """
-    sources = load_sources(files, on_bad_row=on_bad_row)
-    layouts = layouts_of(sources, kind="comparisons", columns=columns, encoder=encoder)
+    opened = open_sources(files, kind="comparisons", columns=columns, encoder=encoder, on_bad_row=on_bad_row)
     return encode_comparisons(
-        sources,
-        layouts,
+        opened,
         encoder=encoder,
         max_length=max_length,
         overlong=overlong,
@@ -56,8 +50,7 @@ def load_comparisons(
 
 
 def encode_comparisons(
-    sources: Sequence[Source],
-    layouts: Sequence[Layout],
+    opened: Opened,
     *,
     encoder: Encoder,
     max_length: int | None,
@@ -71,41 +64,33 @@ def encode_comparisons(
 
     if annotators not in ANNOTATORS:
         raise UserError(f"annotators must be majority or each, not {annotators!r}")
-    limit = max_length if max_length is not None and cuts(overlong, max_length) else None
     ids, count = List(Value("int32")), Value("int32")
     features = Features({"prompt_ids": ids, "response_ids": List(ids), "pairs": List(ids)})
     features.update(dict.fromkeys(("n_pairs", "tied", "cut_to_ties", "length", "cut"), count))
     counts = Counter(rows=0, pairs=0, tied_rows_skipped=0, tied_pairs=0, overlong_rows_dropped=0)
-    tables: list[Dataset] = []
-    for source, layout in zip(sources, layouts, strict=True):
-        encoded = encode_rows(
-            source,
-            layout=layout,
-            read=partial(_read, encoder=encoder, annotators=annotators),
-            build=partial(_build, encoder=encoder, limit=limit, overlong=overlong),
-            encoder=encoder,
-            features=features,
-            options=f"comparisons {annotators} {overlong if limit else ''} {limit}",
-            on_bad_row=on_bad_row,
-            amend=MergedVotes(source.rows, layout) if annotators == "majority" else None,
-        )
-        rows = keep(
-            encoded,
-            source,
-            limit=max_length,
-            overlong=overlong,
-            what="prompt and longest response",
-            key="max_length",
-            counts=counts,
-        )
+    tables = encode_sources(
+        opened,
+        read=partial(_read, encoder=encoder, annotators=annotators),
+        build=partial(_build, encoder=encoder),
+        encoder=encoder,
+        features=features,
+        options=f"comparisons {annotators}",
+        max_length=max_length,
+        overlong=overlong,
+        on_bad_row=on_bad_row,
+        what="prompt and longest response",
+        key="max_length",
+        counts=counts,
+        amend=MergedVotes if annotators == "majority" else None,
+    )
+    for encoded, rows in tables:
         tied = pc.equal(encoded.data.column("left_out"), "tied_rows_skipped").to_numpy()
-        counts["rows"] += len(rows)
         counts["pairs"] += total(rows, "n_pairs")
         for name, column in (("tied_pairs", "tied"), ("pairs_cut_to_ties", "cut_to_ties")):
             found = total(rows, column) + int(encoded.data.column(column).to_numpy()[tied].sum())
             if found:
                 counts[name] += found
-        tables.append(rows)
+    sources = [source for source, _ in opened]
     if counts["tied_rows_skipped"] and sum(counts.values()) == counts["tied_rows_skipped"] + counts["tied_pairs"]:
         names = ", ".join(source.path for source in sources)
         raise UserError(
@@ -113,7 +98,7 @@ def encode_comparisons(
             "give rows with different ranks"
         )
     refuse_nothing(sources, counts)
-    return join(tables, sources), dict(counts)
+    return join([rows for _, rows in tables], sources), dict(counts)
 
 
 def _read(row: dict[str, Any], *, encoder: Encoder, annotators: str) -> tuple[list[str], Comparison | None]:

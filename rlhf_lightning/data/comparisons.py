@@ -8,13 +8,13 @@ from typing import Any
 import lightning.pytorch as pl
 
 from rlhf_lightning.data.collate import collate_comparisons, collate_tokens
-from rlhf_lightning.data.columns import Columns, layouts_of
+from rlhf_lightning.data.columns import Columns, open_sources
 from rlhf_lightning.data.comparison_rows import encode_comparisons, load_comparisons
 from rlhf_lightning.data.demonstration_rows import encode_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.preparation import tell
-from rlhf_lightning.data.sources import Files, load_sources
+from rlhf_lightning.data.sources import Files
 
 __all__ = ["ComparisonDataModule", "load_comparisons"]
 
@@ -89,18 +89,14 @@ class ComparisonDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train_rows is not None:
             return
-        found = {}
-        # All of them before any is encoded: one with conversations may change the template of the others.
-        for split, files in (
-            ("train", self.train),
-            ("validation", self.validation),
-            ("demonstrations", self.demonstrations),
-        ):
-            if files is not None:
-                sources = load_sources(files, on_bad_row=self.on_bad_row)
-                own = split == "demonstrations"
-                kind, columns = ("demonstrations", None) if own else ("comparisons", self.columns)
-                found[split] = sources, layouts_of(sources, kind=kind, columns=columns, encoder=self.encoder)
+        opener = partial(open_sources, encoder=self.encoder, on_bad_row=self.on_bad_row)
+        opened = {
+            split: opener(files, kind="comparisons", columns=self.columns)
+            for split, files in {"train": self.train, "validation": self.validation}.items()
+            if files is not None
+        }
+        if self.demonstrations is not None:
+            opened["demonstrations"] = opener(self.demonstrations, kind="demonstrations")
         options: dict[str, Any] = {
             "encoder": self.encoder,
             "max_length": self.max_length,
@@ -108,12 +104,12 @@ class ComparisonDataModule(pl.LightningDataModule):
             "on_bad_row": self.on_bad_row,
         }
         tables = {}
-        for split, (sources, layouts) in found.items():
+        for split, sources in opened.items():
             if split == "demonstrations":
-                tables[split], counts = encode_demonstrations(sources, layouts, **options)
+                tables[split], counts = encode_demonstrations(sources, **options)
                 tell("demonstrations for the bias", counts)
             else:
-                tables[split], counts = encode_comparisons(sources, layouts, annotators=self.annotators, **options)
+                tables[split], counts = encode_comparisons(sources, annotators=self.annotators, **options)
                 tell(f"comparisons for {split}", counts)
             self.counts = counts if split == "train" else self.counts
         self.validation_rows = tables.get("validation")

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_lightning.data.columns import Columns, Layout, layouts_of
+from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
 from rlhf_lightning.data.preparation import join
-from rlhf_lightning.data.row_encoding import encode_rows, keep, refuse_nothing
-from rlhf_lightning.data.sources import Files, Source, load_sources
-from rlhf_lightning.data.truncation import cut_turns, cuts
+from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
+from rlhf_lightning.data.sources import Files
+from rlhf_lightning.data.truncation import cut_turns
 from rlhf_lightning.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 TRAIN_ON = ("last", "all")
 
@@ -37,11 +33,9 @@ def load_demonstrations(
 
     Args: see ``DemonstrationDataModule``.
     """
-    sources = load_sources(files, on_bad_row=on_bad_row)
-    layouts = layouts_of(sources, kind="demonstrations", columns=columns, encoder=encoder)
+    opened = open_sources(files, kind="demonstrations", columns=columns, encoder=encoder, on_bad_row=on_bad_row)
     return encode_demonstrations(
-        sources,
-        layouts,
+        opened,
         encoder=encoder,
         max_length=max_length,
         overlong=overlong,
@@ -51,8 +45,7 @@ def load_demonstrations(
 
 
 def encode_demonstrations(
-    sources: Sequence[Source],
-    layouts: Sequence[Layout],
+    opened: Opened,
     *,
     encoder: Encoder,
     max_length: int | None,
@@ -67,61 +60,28 @@ def encode_demonstrations(
 
     if train_on not in TRAIN_ON:
         raise UserError(f"train_on must be last or all, not {train_on!r}")
-    limit = max_length if max_length is not None and cuts(overlong, max_length) else None
-
-    def build(ids: list[list[int]], learned: list[bool]) -> dict[str, Any]:
-        sequence: list[int] = []
-        spans: list[tuple[int, int]] = []
-        for number, (piece, is_learned) in enumerate(zip(ids, learned, strict=True), 1):
-            piece = encoder.open(piece) if number == 1 else piece
-            piece = encoder.close(piece) if number == len(ids) else piece
-            if is_learned:
-                spans.append((len(sequence), len(sequence) + len(piece)))
-            sequence += piece
-        over = limit is not None and len(sequence) > limit
-        if limit is not None and over:
-            cut = cut_turns(sequence, spans, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
-            if cut is None:
-                return {"left_out": "overlong_rows_dropped"}
-            sequence, spans = cut
-        return {
-            "input_ids": sequence,
-            "prompt_length": spans[0][0],
-            "length": len(sequence),
-            "cut": int(over),
-            "spans": [edge for span in spans for edge in span],
-        }
-
     count = Value("int32")
     features = Features({"input_ids": List(count), "prompt_length": count, "length": count, "cut": count})
     if train_on == "all":
         features["spans"] = List(count)
     counts: Counter[str] = Counter(rows=0)
-    tables: list[Dataset] = []
-    for source, layout in zip(sources, layouts, strict=True):
-        encoded = encode_rows(
-            source,
-            layout=layout,
-            read=partial(_read, encoder=encoder, train_on=train_on),
-            build=build,
-            encoder=encoder,
-            features=features,
-            options=f"demonstrations {train_on} {overlong if limit else ''} {limit}",
-            on_bad_row=on_bad_row,
-        )
-        rows = keep(
-            encoded,
-            source,
-            limit=max_length,
-            overlong=overlong,
-            what="prompt and response",
-            key=key,
-            counts=counts,
-        )
-        counts["rows"] += len(rows)
-        tables.append(rows)
+    tables = encode_sources(
+        opened,
+        read=partial(_read, encoder=encoder, train_on=train_on),
+        build=partial(_build, encoder=encoder),
+        encoder=encoder,
+        features=features,
+        options=f"demonstrations {train_on}",
+        max_length=max_length,
+        overlong=overlong,
+        on_bad_row=on_bad_row,
+        what="prompt and response",
+        key=key,
+        counts=counts,
+    )
+    sources = [source for source, _ in opened]
     refuse_nothing(sources, counts)
-    return join(tables, sources), dict(counts)
+    return join([rows for _, rows in tables], sources), dict(counts)
 
 
 def _read(row: dict[str, Any], *, encoder: Encoder, train_on: str) -> tuple[list[str], list[bool]]:
@@ -149,3 +109,29 @@ def _dialogue(value: Any, field: str, encoder: Encoder, train_on: str) -> tuple[
 
 def _unzip(pieces: list[tuple[str, bool]]) -> tuple[list[str], list[bool]]:
     return [text for text, _ in pieces], [learned for _, learned in pieces]
+
+
+def _build(
+    ids: list[list[int]], learned: list[bool], *, encoder: Encoder, limit: int | None, overlong: str
+) -> dict[str, Any]:
+    sequence: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for number, (piece, is_learned) in enumerate(zip(ids, learned, strict=True), 1):
+        piece = encoder.open(piece) if number == 1 else piece
+        piece = encoder.close(piece) if number == len(ids) else piece
+        if is_learned:
+            spans.append((len(sequence), len(sequence) + len(piece)))
+        sequence += piece
+    over = limit is not None and len(sequence) > limit
+    if limit is not None and over:
+        cut = cut_turns(sequence, spans, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
+        if cut is None:
+            return {"left_out": "overlong_rows_dropped"}
+        sequence, spans = cut
+    return {
+        "input_ids": sequence,
+        "prompt_length": spans[0][0],
+        "length": len(sequence),
+        "cut": int(over),
+        "spans": [edge for span in spans for edge in span],
+    }

@@ -9,13 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 
 from rlhf_lightning.data.collate import collate_tokens
-from rlhf_lightning.data.columns import Columns, layouts_of
+from rlhf_lightning.data.columns import Columns, open_sources
 from rlhf_lightning.data.demonstration_rows import encode_demonstrations, load_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.packing import check_packing, collate_packs
 from rlhf_lightning.data.preparation import tell
-from rlhf_lightning.data.sources import Files, load_sources
+from rlhf_lightning.data.sources import Files
 
 __all__ = ["DemonstrationDataModule", "load_demonstrations"]
 
@@ -95,19 +95,15 @@ class DemonstrationDataModule(pl.LightningDataModule):
         if self.train_rows is not None:
             return
         splits = {"train": self.train, "validation": self.validation}
-        # All of them before any is encoded: one with conversations may change the template of the others.
-        found = {}
-        for split, files in splits.items():
-            if files is not None:
-                sources = load_sources(files, on_bad_row=self.on_bad_row)
-                layouts = layouts_of(sources, kind="demonstrations", columns=self.columns, encoder=self.encoder)
-                found[split] = sources, layouts
+        opener = partial(
+            open_sources, kind="demonstrations", columns=self.columns, encoder=self.encoder, on_bad_row=self.on_bad_row
+        )
+        opened = {split: opener(files) for split, files in splits.items() if files is not None}
         packed = self.packing is not None and (self.max_length is None or self.packing < self.max_length)
         tables = {}
-        for split, (sources, layouts) in found.items():
+        for split, sources in opened.items():
             tables[split], counts = encode_demonstrations(
                 sources,
-                layouts,
                 encoder=self.encoder,
                 max_length=self.packing if packed else self.max_length,
                 overlong=self.overlong,

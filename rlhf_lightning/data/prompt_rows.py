@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_lightning.data.columns import Columns, Layout, layouts_of
+from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.hygiene.tables import clean_tables
 from rlhf_lightning.data.preparation import join
-from rlhf_lightning.data.row_encoding import encode_rows, keep, refuse_nothing
-from rlhf_lightning.data.sources import Files, Source, load_sources
-from rlhf_lightning.data.truncation import cut_prompt, cuts
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
+from rlhf_lightning.data.sources import Files
+from rlhf_lightning.data.truncation import cut_prompt
 
 
 def load_prompts(
@@ -34,16 +30,12 @@ def load_prompts(
 
     Args: see ``PromptDataModule``; ``max_length`` is its ``max_prompt_length``.
     """
-    sources = load_sources(files, on_bad_row=on_bad_row)
-    layouts = layouts_of(sources, kind="prompts", columns=columns, encoder=encoder)
-    return encode_prompts(
-        sources, layouts, encoder=encoder, max_length=max_length, overlong=overlong, on_bad_row=on_bad_row
-    )[0]
+    opened = open_sources(files, kind="prompts", columns=columns, encoder=encoder, on_bad_row=on_bad_row)
+    return encode_prompts(opened, encoder=encoder, max_length=max_length, overlong=overlong, on_bad_row=on_bad_row)[0]
 
 
 def encode_prompts(
-    sources: Sequence[Source],
-    layouts: Sequence[Layout],
+    opened: Opened,
     *,
     encoder: Encoder,
     max_length: int | None,
@@ -55,36 +47,27 @@ def encode_prompts(
     left out."""
     from datasets import Features, List, Value
 
-    limit = max_length if max_length is not None and cuts(overlong, max_length) else None
     count, text = Value("int32"), Value("string")
     messages = List({"role": text, "content": text})
     features = Features(
         {"input_ids": List(count), "prompt": text, "messages": messages, "user": text, "length": count, "cut": count}
     )
     counts: Counter[str] = Counter(rows=0)
-    tables: list[Dataset] = []
-    for source, layout in zip(sources, layouts, strict=True):
-        encoded = encode_rows(
-            source,
-            layout=layout,
-            read=partial(_read, encoder=encoder),
-            build=partial(_build, encoder=encoder, limit=limit, overlong=overlong),
-            encoder=encoder,
-            features=features,
-            options=f"prompts {overlong if limit else ''} {limit}",
-            on_bad_row=on_bad_row,
-        )
-        rows = keep(
-            encoded,
-            source,
-            limit=max_length,
-            overlong=overlong,
-            what="the prompt's tokens",
-            key="max_prompt_length",
-            counts=counts,
-        )
-        counts["rows"] += len(rows)
-        tables.append(rows)
+    encoded = encode_sources(
+        opened,
+        read=partial(_read, encoder=encoder),
+        build=partial(_build, encoder=encoder),
+        encoder=encoder,
+        features=features,
+        options="prompts",
+        max_length=max_length,
+        overlong=overlong,
+        on_bad_row=on_bad_row,
+        what="the prompt's tokens",
+        key="max_prompt_length",
+        counts=counts,
+    )
+    tables, sources = [rows for _, rows in encoded], [source for source, _ in opened]
     refuse_nothing(sources, counts)
     if hygiene is None or not hygiene.active:
         return join(tables, sources), None, dict(counts)

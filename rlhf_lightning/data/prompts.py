@@ -9,13 +9,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
 
 from rlhf_lightning.data.collate import collate_prompts, collate_tokens
-from rlhf_lightning.data.columns import Columns, layouts_of
+from rlhf_lightning.data.columns import Columns, open_sources
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.preparation import tell
 from rlhf_lightning.data.prompt_rows import encode_prompts, load_prompts
-from rlhf_lightning.data.sources import Files, load_sources
+from rlhf_lightning.data.sources import Files
 from rlhf_lightning.data.streaming import BlockStream
 from rlhf_lightning.data.text import load_blocks
 from rlhf_lightning.data.text_stream import TextStreamLoader, open_stream, stream_text
@@ -125,17 +125,15 @@ class PromptDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train_rows is not None:
             return
-        found = {}
-        for split, files in (("train", self.train), ("validation", self.validation)):
-            if files is not None:
-                sources = load_sources(files, on_bad_row=self.on_bad_row)
-                layouts = layouts_of(sources, kind="prompts", columns=self.columns, encoder=self.encoder)
-                found[split] = sources, layouts
+        splits = {"train": self.train, "validation": self.validation}
+        opener = partial(
+            open_sources, kind="prompts", columns=self.columns, encoder=self.encoder, on_bad_row=self.on_bad_row
+        )
+        opened = {split: opener(files) for split, files in splits.items() if files is not None}
         tables = {}
-        for split, (sources, layouts) in found.items():
+        for split, sources in opened.items():
             tables[split], held_out, counts = encode_prompts(
                 sources,
-                layouts,
                 encoder=self.encoder,
                 max_length=self.max_prompt_length,
                 overlong=self.overlong,

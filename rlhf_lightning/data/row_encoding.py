@@ -4,20 +4,70 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf_lightning.data.columns import Layout
+from rlhf_lightning.data.columns import Layout, Opened
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import RowFault, check_on_bad_row
 from rlhf_lightning.data.preparation import mapped, report
 from rlhf_lightning.data.sources import Source
-from rlhf_lightning.data.truncation import check_overlong
+from rlhf_lightning.data.truncation import check_overlong, cut_limit
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+
+Amend = Callable[[dict[str, Any], int], dict[str, Any] | None]
+
+
+def encode_sources(
+    opened: Opened,
+    *,
+    read: Callable[[dict[str, Any]], tuple[list[str], Any]],
+    build: Callable[..., dict[str, Any]],
+    encoder: Encoder,
+    features: Features,
+    options: str,
+    max_length: int | None,
+    overlong: str,
+    on_bad_row: str,
+    what: str,
+    key: str,
+    counts: Counter[str],
+    amend: Callable[[Dataset, Layout], Amend] | None = None,
+) -> list[tuple[Dataset, Dataset]]:
+    """(the encoding of every row, the rows in use) of each source; ``counts["rows"]`` counts the latter.
+
+    Args:
+        opened: the sources.
+        build: as for ``encode_rows``; also gets the tokens that rows are cut to (``limit``, or None) and ``overlong``.
+        max_length: most tokens of a row; None for no limit.
+        amend: (rows of a source, layout) -> ``amend`` of ``encode_rows``.
+        read, encoder, features, options, on_bad_row: see ``encode_rows``.
+        overlong, what, key, counts: see ``keep``.
+    """
+    limit = cut_limit(overlong, max_length)
+    tables = []
+    for source, layout in opened:
+        encoded = encode_rows(
+            source,
+            layout=layout,
+            read=read,
+            build=partial(build, limit=limit, overlong=overlong),
+            encoder=encoder,
+            features=features,
+            options=f"{options} {overlong if limit else ''} {limit}",
+            on_bad_row=on_bad_row,
+            amend=None if amend is None else amend(source.rows, layout),
+        )
+        rows = keep(encoded, source, limit=max_length, overlong=overlong, what=what, key=key, counts=counts)
+        counts["rows"] += len(rows)
+        tables.append((encoded, rows))
+    return tables
 
 
 def encode_rows(
@@ -30,7 +80,7 @@ def encode_rows(
     features: Features,
     options: str,
     on_bad_row: str = "raise",
-    amend: Callable[[dict[str, Any], int], dict[str, Any] | None] | None = None,
+    amend: Amend | None = None,
 ) -> Dataset:
     """Like ``encode_source``, for rows in any shape, with the texts of many rows tokenised at once.
 

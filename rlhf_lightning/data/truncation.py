@@ -18,9 +18,9 @@ def check_overlong(choice: str) -> None:
         raise UserError(f"overlong must be {', '.join(OVERLONG[:-1])} or {OVERLONG[-1]}, not {choice!r}")
 
 
-def cuts(overlong: str, limit: int | None) -> bool:
-    """Whether rows are cut."""
-    return limit is not None and overlong in ("keep_start", "keep_end")
+def cut_limit(overlong: str, max_length: int | None) -> int | None:
+    """The tokens that rows are cut to; None where none is cut."""
+    return max_length if overlong in ("keep_start", "keep_end") else None
 
 
 def cut_prompt(ids: list[int], *, limit: int, overlong: str, bos: int | None) -> list[int]:
