@@ -25,22 +25,39 @@ def adamw(groups: list[dict[str, Any]]) -> Optimizer:
 def parameter_groups(
     roles: Mapping[str, nn.Module], learning_rates: Mapping[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Named parameter groups, one for each role, split in two where weight decay is on: matrices are decayed,
-    biases and norm weights are not."""
+    """Named parameter groups, up to three for each role, that know their ``role`` and their ``kind``.
+
+    ``embedding``: input and output embeddings and heads with one output, decayed; ``vector``: biases and norm weights,
+    not decayed; ``matrix``: the hidden matrices, decayed, which some optimizers (Muon) treat in another way.
+
+    Raises:
+        UserError: a role without a trainable parameter.
+    """
     groups: list[dict[str, Any]] = []
     for role, model in roles.items():
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not trainable:
+        kinds: dict[str, list[nn.Parameter]] = {"embedding": [], "vector": [], "matrix": []}
+        embeddings = _embeddings(model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                outer = id(parameter) in embeddings or parameter.ndim != 2 or 1 in parameter.shape
+                kinds["vector" if parameter.ndim < 2 else "embedding" if outer else "matrix"].append(parameter)
+        if not any(kinds.values()):
             raise UserError(f"the {role} has no trainable parameter; unfreeze it before training")
-        shared = {"lr": learning_rates[role], "role": role}
-        if weight_decay == 0.0:
-            groups.append({"params": trainable, "name": role, "weight_decay": 0.0, **shared})
-            continue
-        matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-        vectors = [parameter for parameter in trainable if parameter.ndim < 2]
-        groups.append({"params": matrices, "name": f"{role}/decayed", "weight_decay": weight_decay, **shared})
-        groups.append({"params": vectors, "name": f"{role}/plain", "weight_decay": 0.0, **shared})
+        for kind, parameters in kinds.items():
+            decay = 0.0 if kind == "vector" else weight_decay
+            group = {"params": parameters, "name": f"{role}/{kind}", "kind": kind, "role": role, "weight_decay": decay}
+            groups.append(group | {"lr": learning_rates[role]})
     return [group for group in groups if group["params"]]
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    """Identities of the weights of all input and output embeddings below ``model``."""
+    found: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    for module in model.modules():
+        output = getattr(module, "get_output_embeddings", lambda: None)()
+        if isinstance(output, nn.Module):
+            found.append(output)
+    return {id(module.weight) for module in found}
 
 
 def lr_scheduler(

@@ -13,7 +13,13 @@ from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import ScalarModel, check_vocabulary
-from rlhf_lightning.modules.batching import comparison_rows, longest_per_prompt, micro_batches, pairs_per_prompt
+from rlhf_lightning.modules.batching import (
+    by_length,
+    comparison_rows,
+    longest_per_prompt,
+    micro_batches,
+    pairs_per_prompt,
+)
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.optimization import (
@@ -166,7 +172,7 @@ class RewardModule(L.LightningModule):
         total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for chosen in micro_batches(longest_per_prompt(batch), self.micro_batch_size):
             part = comparison_rows(batch, chosen)
-            scores = self.score(part.input_ids, part.lengths)
+            scores = by_length(self.score, part.input_ids, part.lengths)
             loss = ranking_loss(
                 scores,
                 part.better,

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -25,6 +25,7 @@ from rlhf_lightning.data import (
 )
 from rlhf_lightning.models import ScalarModel
 from rlhf_lightning.modules import PPOModule
+from rlhf_lightning.modules.optimization import parameter_groups
 
 WORDS = ["hi", "name a cat", "why", "what is it?", "go", "tell me more", "a", "list two"]
 
@@ -85,7 +86,8 @@ class Recorder:
                         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                         found.setdefault(group["role"], []).append(gradient.detach().flatten().clone())
                 recorder.gradients.append({role: torch.cat(parts) for role, parts in found.items()})
-                recorder.rates.append([group["lr"] for group in self.param_groups])
+                rates = {group["role"]: group["lr"] for group in self.param_groups}
+                recorder.rates.append(list(rates.values()))
 
         return Recording(groups)
 
@@ -93,6 +95,17 @@ class Recorder:
 @pytest.fixture
 def make_recorder() -> type[Recorder]:
     return Recorder
+
+
+@pytest.fixture
+def flat_gradient() -> Callable[[nn.Module], Tensor]:
+    """All gradients of a model as one vector, in the order in which a Recorder gives them."""
+
+    def flat(model: nn.Module) -> Tensor:
+        ordered = [p for group in parameter_groups({"role": model}, {"role": 1.0}, 0.0) for p in group["params"]]
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in ordered])
+
+    return flat
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 
 from rlhf_lightning.data import ComparisonBatch, TokenBatch
 from rlhf_lightning.modules.batching import (
+    by_length,
     comparison_rows,
     longest_per_prompt,
     micro_batches,
@@ -30,6 +31,20 @@ def test_token_rows_are_trimmed_to_their_longest(tokens: TokenBatch) -> None:
         length = int(tokens.lengths[row])
         assert torch.equal(part.input_ids[index, :length], tokens.input_ids[row, :length])
         assert part.loss_mask[index].sum() == tokens.loss_mask[row].sum()
+
+
+@pytest.mark.parametrize(("lengths", "widths"), [([9, 2, 3, 8], [3, 9]), ([9, 8, 9, 8], [9]), ([4], [4])])
+def test_short_rows_are_scored_apart_from_long_ones(lengths: list[int], widths: list[int]) -> None:
+    ids = torch.arange(4 * 9).view(4, 9)[: len(lengths)]
+    seen = []
+
+    def score(part: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        seen.append(part.shape[1])
+        return part[:, 0] + real * 1000
+
+    scores = by_length(score, ids[:, : max(lengths)], torch.tensor(lengths))
+    assert scores.tolist() == [9 * row + 1000 * length for row, length in enumerate(lengths)]
+    assert seen == widths
 
 
 def test_counts_of_each_prompt(comparisons: ComparisonBatch) -> None:

@@ -23,28 +23,22 @@ def _two_roles() -> dict[str, nn.Module]:
 RATES = {"policy": 0.1, "value": 0.01}
 
 
-def test_one_named_group_for_each_role() -> None:
-    groups = parameter_groups(_two_roles(), RATES, 0.0)
-    assert [(g["name"], g["role"], g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [
-        ("policy", "policy", 0.1, 0.0, 4),
-        ("value", "value", 0.01, 0.0, 2),
-    ]
-
-
-def test_matrices_are_decayed_biases_and_norms_are_not() -> None:
+def test_named_groups_by_role_and_kind() -> None:
     groups = parameter_groups(_two_roles(), RATES, 0.5)
-    assert [(g["name"], g["weight_decay"], [p.ndim for p in g["params"]]) for g in groups] == [
-        ("policy/decayed", 0.5, [2]),
-        ("policy/plain", 0.0, [1, 1, 1]),
-        ("value/decayed", 0.5, [2]),
-        ("value/plain", 0.0, [1]),
+    assert [(g["name"], g["role"], g["kind"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("policy/vector", "policy", "vector", 0.1, 0.0),
+        ("policy/matrix", "policy", "matrix", 0.1, 0.5),
+        ("value/embedding", "value", "embedding", 0.01, 0.5),  # a head with one output
+        ("value/vector", "value", "vector", 0.01, 0.0),
     ]
+    assert [[p.ndim for p in g["params"]] for g in groups] == [[1, 1, 1], [2], [2], [1]]
 
 
 def test_frozen_parameters_are_left_out_and_a_frozen_role_is_refused() -> None:
     roles = _two_roles()
     roles["policy"][0].requires_grad_(False)
-    assert len(parameter_groups(roles, RATES, 0.0)[0]["params"]) == 2
+    kept = [g for g in parameter_groups(roles, RATES, 0.0) if g["role"] == "policy"]
+    assert [len(g["params"]) for g in kept] == [2]
     roles["value"].requires_grad_(False)
     with pytest.raises(UserError, match="the value has no trainable parameter"):
         parameter_groups(roles, RATES, 0.0)

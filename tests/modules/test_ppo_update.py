@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.data import PromptBatch, TokenBatch
@@ -45,6 +45,7 @@ def test_the_gradient_is_that_of_the_definition(
     make_ppo: MakePPO,
     make_causal_lm: Callable[[str], PreTrainedModel],
     make_recorder: Callable[[], Any],
+    flat_gradient: Callable[[nn.Module], Tensor],
     assert_same_gradients: Callable[..., None],
     architecture: str,
     prompts: PromptBatch,
@@ -72,10 +73,7 @@ def test_the_gradient_is_that_of_the_definition(
         values = value(ids[None])[0, start - 1 : -1]
         value_loss = value_loss + 0.5 * 0.5 * (values - t.returns[row, :steps]).square().sum() / tokens
     (policy_loss + value_loss).backward()
-    expected = {
-        role: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
-        for role, model in (("policy", policy), ("value", value))
-    }
+    expected = {"policy": flat_gradient(policy), "value": flat_gradient(value)}
     assert_same_gradients(recorder.gradients[0], expected, relative=1e-4)
 
 
@@ -85,6 +83,7 @@ def test_ppo_ptx_adds_gamma_times_the_pretraining_gradient(
     make_ppo: MakePPO,
     make_causal_lm: Callable[[str], PreTrainedModel],
     make_recorder: Callable[[], Any],
+    flat_gradient: Callable[[nn.Module], Tensor],
     assert_same_gradients: Callable[..., None],
     architecture: str,
     prompts: PromptBatch,
@@ -96,7 +95,7 @@ def test_ppo_ptx_adds_gamma_times_the_pretraining_gradient(
     labels = text.input_ids.masked_fill(~text.loss_mask, -100)
     loss = model(text.input_ids, labels=labels).loss  # at temperature 1, whatever the rollout's
     loss.backward()
-    pretraining = torch.cat([p.grad.flatten() for p in model.parameters()])
+    pretraining = flat_gradient(model)
 
     found = {}
     for name, batch in (("ppo", {"prompts": prompts}), ("ptx", {"prompts": prompts, "text": text})):
@@ -241,7 +240,7 @@ def test_without_a_value_model_values_are_zero(fit: Fit, make_ppo: MakePPO, prom
 
     module = make_ppo(value=None)
     fit(module, [{"prompts": prompts}], callbacks=[Keep()])
-    assert [group["role"] for group in module.optimizers().param_groups] == ["policy"]
+    assert {group["role"] for group in module.optimizers().param_groups} == {"policy"}
 
 
 def test_a_subclass_may_have_a_loss_of_its_own(fit: Fit, make_ppo: MakePPO, prompts: PromptBatch) -> None:

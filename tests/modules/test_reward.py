@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lightning.data import ComparisonBatch, Encoder, TokenBatch
 from rlhf_lightning.errors import UserError
@@ -38,6 +38,7 @@ def _brute_force(model: ScalarModel, batch: ComparisonBatch) -> tuple[Tensor, fl
 def test_loss_and_gradient_are_those_of_the_whole_batch(
     fit: Callable[..., L.Trainer],
     make_recorder: Callable[[], Any],
+    flat_gradient: Callable[[nn.Module], Tensor],
     assert_same_gradients: Callable[..., None],
     make_scalar_model: Callable[[str], ScalarModel],
     architecture: str,
@@ -47,7 +48,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
     expected = make_scalar_model(architecture)
     loss, accuracy = _brute_force(expected, comparisons)
     loss.backward()
-    gradient = torch.cat([p.grad.flatten() for p in expected.parameters() if p.grad is not None])
+    gradient = flat_gradient(expected)
 
     recorder = make_recorder()
     module = RewardModule(

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.data import TokenBatch
@@ -24,14 +24,11 @@ def _loss_of_transformers(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     return model(input_ids=batch.input_ids, attention_mask=mask.long(), labels=labels).loss
 
 
-def _flat_gradient(model: PreTrainedModel) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4, 8, None, 3])
 def test_loss_and_gradient_are_those_of_the_whole_batch(
     fit: Callable[..., L.Trainer],
     make_recorder: Callable[[], Any],
+    flat_gradient: Callable[[nn.Module], Tensor],
     assert_same_gradients: Callable[..., None],
     make_causal_lm: Callable[[str], PreTrainedModel],
     architecture: str,
@@ -51,9 +48,9 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
     )
     trainer = fit(module, [tokens])
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(loss.item(), rel=1e-5)
-    assert_same_gradients(recorder.gradients[0], {"policy": _flat_gradient(expected)})
+    assert_same_gradients(recorder.gradients[0], {"policy": flat_gradient(expected)})
     assert trainer.callback_metrics["train/grad_norm"].item() == pytest.approx(
-        _flat_gradient(expected).norm().item(), rel=1e-4
+        flat_gradient(expected).norm().item(), rel=1e-4
     )
 
 
