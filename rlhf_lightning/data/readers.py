@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.data.bad_lines import UNREADABLE, BadRow, open_bytes, rows_of, write_readable
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -189,11 +189,6 @@ def quiet_datasets(bytes_of_input: int) -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
         if bars_on:
             datasets.enable_progress_bars()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text for a message of one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @functools.lru_cache(maxsize=256)

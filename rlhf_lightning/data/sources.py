@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_lightning.data.adapters import adapt
+from rlhf_lightning.data.faults import check_on_bad_row
 from rlhf_lightning.data.hub import describe_hub, load_hub
-from rlhf_lightning.data.readers import one_line, quiet_datasets, read_file
+from rlhf_lightning.data.readers import quiet_datasets, read_file
 from rlhf_lightning.data.specs import Files, Spec, specs_of
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,8 +69,7 @@ def load_sources(
     files: Files, *, fields: tuple[str, ...] = (), sample_by: str = "document", on_bad_row: str = "raise"
 ) -> list[Source]:
     """Like ``load_rows``, source by source."""
-    if on_bad_row not in ("raise", "skip"):
-        raise UserError(f"on_bad_row must be raise or skip, not {on_bad_row!r}")
+    check_on_bad_row(on_bad_row)
     sources = [_load(spec, sample_by, on_bad_row) for spec in specs_of(files)]
     for source in sources:
         for field in fields:

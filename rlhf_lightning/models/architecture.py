@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.models.forward import hidden_states, logits_head
 from rlhf_lightning.models.generation import next_logits
 from rlhf_lightning.models.modes import generation_mode
@@ -42,10 +42,9 @@ def check_causal_lm(model: nn.Module, *, name: str) -> None:
     except UserError as error:
         raise UserError(f"model.name={name}: {error}") from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"model.name={name}: {kind} does not run as a decoder with a key-value cache ({reason}); take another "
-            "architecture"
+            f"model.name={name}: {kind} does not run as a decoder with a key-value cache "
+            f"({one_line(error, most=160)}); take another architecture"
         ) from error
     if failure is not None:
         raise UserError(f"model.name={name}: {kind} {failure}; take another architecture")
