@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rlhf_lightning.data.mixing import Mixture
+from rlhf_lightning.data.mixing import Mixture, Table
 from rlhf_lightning.data.sampling import StreamBatchSampler
 from rlhf_lightning.errors import UserError
 
@@ -16,18 +16,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-class Rows(Protocol):
-    """A table of rows: a ``datasets.Dataset``, or anything with a length and rows by numbers."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
-
-
 class _Batches(Dataset[list[dict[str, Any]]]):
     """A table whose items are the rows of a list of numbers."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Table) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
@@ -55,7 +47,7 @@ class StreamLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Table,
         *,
         sampler: StreamBatchSampler,
         collate: Callable[[list[dict[str, Any]]], Any],
@@ -98,7 +90,7 @@ class StreamLoader(DataLoader[Any]):
 
 
 def stream_loader(
-    rows: Rows,
+    rows: Table,
     *,
     trainer: Trainer | None,
     collate: Callable[[list[dict[str, Any]]], Any],
