@@ -130,7 +130,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
     def _order(self, pass_index: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(self.size)
-        order = self._permutation(f"{pass_index}", self.size)
+        order = permutation(self.size, seed=self.seed, name=f"{pass_index}")
         if self.mixture is None:
             return order
         drawn, first = [], 0
@@ -144,11 +144,13 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         if start == end:
             return torch.empty(0, dtype=torch.long)
         rounds = range(start // rows, (end - 1) // rows + 1)
-        stream = torch.cat([self._permutation(f"{number}:{index}", rows) for index in rounds])
+        stream = torch.cat([permutation(rows, seed=self.seed, name=f"{number}:{index}") for index in rounds])
         return stream[start - rounds[0] * rows : end - rounds[0] * rows]
 
-    def _permutation(self, name: str, size: int) -> torch.Tensor:
-        # Hashed, so that neighbouring seeds and passes share no order, as seed + pass would make them do.
-        digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        return torch.randperm(size, generator=generator)
+
+def permutation(size: int, *, seed: int, name: str) -> torch.Tensor:
+    """The numbers below ``size`` in an order of their own for every seed and name, the same in any process."""
+    # Hashed, so that neighbouring seeds and passes share no order, as seed + pass would make them do.
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.randperm(size, generator=generator)
