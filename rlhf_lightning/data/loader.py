@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rlhf_lightning.data.mixing import Mixture, Table
 from rlhf_lightning.data.sampling import StreamBatchSampler
+from rlhf_lightning.data.sharing import count_of_done, rank_and_world
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def stream_loader(
             f"trainer.overfit_batches={overfit} would replace the sampler that makes runs resumable: "
             "set it to 0 and use trainer.limit_train_batches or a smaller file"
         )
-    ranks = None if trainer is None else trainer.distributed_sampler_kwargs
+    rank, world_size = rank_and_world(trainer)
     sampler = StreamBatchSampler(
         size=len(rows),
         batch_size=batch_size,
@@ -118,12 +119,8 @@ def stream_loader(
         batches=batches,
         shuffle=train,
         mixture=rows.draws() if train and isinstance(rows, Mixture) else None,
-        rank=ranks["rank"] if ranks else 0,
-        world_size=ranks["num_replicas"] if ranks else 1,
+        rank=rank,
+        world_size=world_size,
     )
-    done: Callable[[], int] | None = None
-    if train and trainer is not None:
-        # `processed` has moved when on_train_batch_end saves a checkpoint; `completed` has not.
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        done = lambda: int(progress.current.processed)  # type: ignore[attr-defined]  # noqa: E731
+    done = count_of_done(trainer) if train else None
     return StreamLoader(rows, sampler=sampler, collate=collate, num_workers=num_workers, batches_done=done)

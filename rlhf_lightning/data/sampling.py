@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DistributedSampler
 
+from rlhf_lightning.data.sharing import check_shared
 from rlhf_lightning.errors import UserError
 
 
@@ -53,11 +54,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"A batch size of {batch_size} cannot be shared by {world_size} processes: "
-                f"set it to a positive multiple of {world_size}"
-            )
+        check_shared(batch_size, world_size)
         if batches is not None and batches < 1:
             raise UserError(f"The number of batches must be at least 1, not {batches}")
         if size < (batch_size if drop_last and batches is None else world_size):

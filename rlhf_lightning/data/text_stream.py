@@ -10,6 +10,7 @@ from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hub import load_hub
 from rlhf_lightning.data.mixing import weights_of
 from rlhf_lightning.data.readers import builder_of, is_plain_text, quiet_datasets
+from rlhf_lightning.data.sharing import check_shared, count_of_done, rank_and_world
 from rlhf_lightning.data.specs import Files, Spec, specs_of
 from rlhf_lightning.data.streaming import BlockSource, BlockStream, Documents
 from rlhf_lightning.errors import UserError
@@ -44,11 +45,7 @@ class TextStreamLoader:
         world_size: int = 1,
         batches_done: Callable[[], int] | None = None,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"A batch size of {batch_size} cannot be shared by {world_size} processes: "
-                f"set it to a positive multiple of {world_size}"
-            )
+        check_shared(batch_size, world_size)
         self.stream = stream
         self.batches = batches
         self.batch_size = batch_size
@@ -126,13 +123,15 @@ def open_stream(
 
 def stream_text(stream: BlockStream, *, trainer: Trainer | None, batches: int, **options: Any) -> TextStreamLoader:
     """A loader for this process's share of a stream; ``options`` as for ``TextStreamLoader``."""
-    ranks = None if trainer is None else trainer.distributed_sampler_kwargs
-    if ranks:
-        options |= {"rank": ranks["rank"], "world_size": ranks["num_replicas"]}
-    if trainer is not None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        options["batches_done"] = lambda: int(progress.current.processed)  # type: ignore[attr-defined]
-    return TextStreamLoader(stream, batches=batches, **options)
+    rank, world_size = rank_and_world(trainer)
+    return TextStreamLoader(
+        stream,
+        batches=batches,
+        rank=rank,
+        world_size=world_size,
+        batches_done=count_of_done(trainer),
+        **options,
+    )
 
 
 def _documents(spec: Spec, column: str, sample_by: str) -> Documents:
