@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.data.bad_lines import UNREADABLE, BadRow, open_bytes, rows_of, write_readable
+from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -115,14 +115,11 @@ def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, 
     readable = cache_folder(digest) / "readable.jsonl"
     counts = readable.with_name("skipped.json")
     if not counts.is_file():
-        partial = readable.with_name(f".{os.getpid()}.partial")
         try:
-            skipped = write_readable(path, builder, partial, separator=separator_of(path))
-            partial.replace(readable)
+            with whole_file(readable) as partial:
+                skipped = write_readable(path, builder, partial, separator=separator_of(path))
         except UNREADABLE as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}: write it anew as UTF-8 text") from error
-        finally:
-            partial.unlink(missing_ok=True)
         counts.write_text(json.dumps(skipped))
     skipped = json.loads(counts.read_text())
     if not skipped:  # every row can be read by itself, so that the fault lies elsewhere and has been told

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +17,7 @@ from rlhf_lightning.errors import UserError, one_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Files", "Source", "load_rows", "load_sources", "quiet_datasets", "write_rows"]
+__all__ = ["Files", "Source", "load_rows", "load_sources", "quiet_datasets"]
 
 
 class Source(NamedTuple):
@@ -75,20 +73,6 @@ def load_sources(
         for field in fields:
             require_text(source, field)
     return sources
-
-
-def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines; the file appears only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _load(spec: Spec, sample_by: str, on_bad_row: str) -> Source:
