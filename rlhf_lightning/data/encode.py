@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from rlhf_lightning.data.dialogues import Conversation, Prompt
 from rlhf_lightning.data.faults import RowFault
+from rlhf_lightning.data.reporting import report
 from rlhf_lightning.data.templates import all_turns, last_turn, plain_template
 from rlhf_lightning.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -78,7 +74,10 @@ class Encoder:
         """
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = plain_template(bos=self._adds_bos)
-            _tell_of_plain_template()
+            report(
+                "the tokenizer has no chat template and the data has conversations: the plain one is used (User:, "
+                "Assistant:, System: on a line of their own) and saved with the tokenizer"
+            )
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, ready for the response to follow.
@@ -221,11 +220,3 @@ class Encoder:
         while ids and ids[0] == self.bos_token_id:  # text that spells out its BOS must not get a second one
             ids = ids[1:]
         return [self.bos_token_id, *ids]
-
-
-@rank_zero_only
-def _tell_of_plain_template() -> None:
-    log.info(
-        "the tokenizer has no chat template and the data has conversations: the plain one is used (User:, Assistant:, "
-        "System: on a line of their own) and saved with the tokenizer"
-    )

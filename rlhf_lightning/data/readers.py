@@ -7,21 +7,18 @@ import csv
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from rlhf_lightning.data.bad_lines import UNREADABLE, BadRow, open_bytes, rows_of, write_readable
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger(__name__)
 BUILDERS = {
     ".jsonl": "json",
     ".json": "json",
@@ -126,7 +123,7 @@ def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, 
         return read_table(path, builder, options, digest), digest, {}
     if readable.stat().st_size == 0:
         raise UserError(f"{path}: none of its {sum(skipped.values())} rows can be read: mend the file")
-    _tell_skipped(path, skipped)
+    tell(f"{path}: rows left out at reading", skipped)
     return read_table(readable, "json", {}, digest_of(readable)), digest, skipped
 
 
@@ -235,8 +232,3 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
     except (*UNREADABLE, csv.Error) as fault:
         return f"{path} cannot be read: {one_line(fault)}: write it anew as UTF-8 text"
     return f"{path} cannot be read as {builder}: {one_line(error.__cause__ or error)}"
-
-
-@rank_zero_only
-def _tell_skipped(path: Path, skipped: dict[str, int]) -> None:
-    log.info("%s: rows left out at reading: %s", path, ", ".join(f"{kind} {count}" for kind, count in skipped.items()))

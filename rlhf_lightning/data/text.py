@@ -14,8 +14,9 @@ from rlhf_lightning.data.collate import collate_tokens
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.mixing import Mixture, weights_of
-from rlhf_lightning.data.preparation import encode_source, join, tell
+from rlhf_lightning.data.preparation import encode_source, join
 from rlhf_lightning.data.readers import is_plain_text
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files, load_sources, require_text
 from rlhf_lightning.data.streaming import BlockStream
 from rlhf_lightning.data.text_stream import TextStreamLoader, open_stream, stream_text
