@@ -88,11 +88,11 @@ class Encoder:
         Errors:
             UserError: a conversation without a chat template, or one that the template refuses.
         """
-        return self.open(self._ids(self.render(prompt)))
+        return self.open(self.tokenize([self.render(prompt)])[0])
 
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Ids of a response; it ends with exactly one EOS when ``finished`` and with none otherwise."""
-        return self.close(self._ids(text), finished=finished)
+        return self.close(self.tokenize([text])[0], finished=finished)
 
     def render(self, prompt: Prompt) -> str:
         """The text of a prompt: what the chat template makes of it, up to where the assistant speaks.
@@ -139,7 +139,7 @@ class Encoder:
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,
+            verbose=False,  # a document longer than the model's context is no reason for a warning here
         )
         return [list(ids) for ids in found["input_ids"]]
 
@@ -193,10 +193,6 @@ class Encoder:
             ]
         special = [self.bos_token_id, self._adds_bos, self.eos_token_id, tokenizer.chat_template, self.system]
         return hashlib.sha256(json.dumps([model, special], sort_keys=True).encode()).hexdigest()
-
-    def _ids(self, text: str) -> list[int]:
-        # verbose=False: a document longer than the model's context is no reason for a warning here.
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _rendered(self, messages: Conversation, prompt: bool) -> str:
         from jinja2 import TemplateError
