@@ -64,6 +64,11 @@ def specs_of(files: Files) -> list[Spec]:
     return [_spec(entry) for entry in entries]
 
 
+def text_column(*choices: Mapping[str, str] | None) -> str:
+    """The name of the column of text: what the first mapping that knows it says, or ``text``."""
+    return next((columns["text"] for columns in choices if columns and "text" in columns), "text")
+
+
 def _spec(entry: Any) -> Spec:
     if isinstance(entry, str | os.PathLike):
         return Spec(path=str(entry))

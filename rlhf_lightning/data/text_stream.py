@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from rlhf_lightning.data.hub import load_hub
 from rlhf_lightning.data.mixing import weights_of
 from rlhf_lightning.data.readers import builder_of, is_plain_text, quiet_datasets
 from rlhf_lightning.data.sharing import check_shared, count_of_done, rank_and_world
-from rlhf_lightning.data.specs import Files, Spec, specs_of
+from rlhf_lightning.data.specs import Files, Spec, specs_of, text_column
 from rlhf_lightning.data.streaming import BlockSource, BlockStream, Documents
 from rlhf_lightning.errors import UserError
 
@@ -91,7 +91,7 @@ def open_stream(
     document_eos: bool = True,
     sample_by: str = "document",
     on_bad_row: str = "raise",
-    column: str = "text",
+    columns: Mapping[str, str] | None = None,
     buffer: int = 1000,
     seed: int = 0,
 ) -> BlockStream:
@@ -99,8 +99,7 @@ def open_stream(
 
     Args:
         files: see ``load_rows``. With weights the sources are mixed, without they follow each other.
-        encoder, block_size, document_eos, sample_by, on_bad_row: see ``load_blocks``.
-        column: of the text, where a source does not say so itself.
+        encoder, block_size, document_eos, sample_by, columns, on_bad_row: see ``load_blocks``.
         buffer: blocks that are shuffled together.
         seed: order of the blocks.
 
@@ -108,7 +107,7 @@ def open_stream(
         UserError: a source that does not exist; an adapter, which needs all rows at once.
     """
     specs = specs_of(files)
-    parts = [_documents(spec, column, sample_by) for spec in specs]
+    parts = [_documents(spec, columns, sample_by) for spec in specs]
     weights = weights_of([spec.weight for spec in specs])
 
     def source(some: Iterable[Documents]) -> BlockSource:
@@ -134,12 +133,12 @@ def stream_text(stream: BlockStream, *, trainer: Trainer | None, batches: int, *
     )
 
 
-def _documents(spec: Spec, column: str, sample_by: str) -> Documents:
+def _documents(spec: Spec, columns: Mapping[str, str] | None, sample_by: str) -> Documents:
     import datasets
 
     if spec.adapter is not None:
         raise UserError(f"{spec.name}: adapter {spec.adapter} needs all rows at once: set data.streaming=false")
-    field = (spec.columns or {}).get("text", column)
+    field = text_column(spec.columns, columns)
     if spec.path is None:
         return Documents(spec.name, lambda: load_hub(spec, streaming=True), field)
     path = Path(spec.path)

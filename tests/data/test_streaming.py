@@ -82,7 +82,7 @@ def test_columns_adapters_and_bad_rows(write: Callable[..., Path], encoder: Enco
     with pytest.raises(UserError, match=r"a\.jsonl: the field 'text' of a row is not among body"):
         open_stream(path, encoder=encoder, block_size=4).take(1)
     with pytest.raises(UserError, match=r"the field 'body' of a row is no text or empty: .*on_bad_row=skip"):
-        open_stream(path, encoder=encoder, block_size=4, column="body").take(1)
+        open_stream(path, encoder=encoder, block_size=4, columns={"text": "body"}).take(1)
     source = {"path": path, "columns": {"text": "body"}}
     stream = open_stream(source, encoder=encoder, block_size=7, buffer=1, on_bad_row="skip")
     assert take(stream, 1) == [[1, 6, 7, 2, 1, 8, 2]]
