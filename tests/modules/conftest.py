@@ -1,9 +1,8 @@
-"""Batches, a quiet trainer and an optimizer that records gradients instead of taking steps."""
+"""Batches, a way to train on them and an optimizer that records gradients instead of taking steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -27,22 +26,6 @@ from rlhf_lightning.models import ScalarModel
 from rlhf_lightning.modules import PPOModule
 
 WORDS = ["hi", "name a cat", "why", "what is it?", "go", "tell me more", "a", "list two"]
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-
-    def make(**options: Any) -> L.Trainer:
-        settings = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path} | quiet | options
-        return L.Trainer(**settings)
-
-    return make
 
 
 @pytest.fixture
