@@ -69,7 +69,7 @@ class StreamLoader(DataLoader[Any]):
         self._batches_done = batches_done
         self._handed_out = 0
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader declares an iterator class of its own
         # A generator, so that nothing starts before the first batch is asked for: Lightning makes the iterator before
         # it sets the epoch, and workers would prefetch batches of the wrong one.
         self._handed_out = self.stream.start

@@ -63,7 +63,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
                 "set a smaller batch size or use fewer processes"
             )
         super().__init__(
-            range(size),  # type: ignore[arg-type]
+            range(size),  # type: ignore[arg-type]  # has a length, which is all that is asked of it
             num_replicas=world_size,
             rank=rank,
             shuffle=shuffle,

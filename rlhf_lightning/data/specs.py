@@ -58,7 +58,7 @@ def specs_of(files: Files) -> list[Spec]:
             positive.
     """
     several = isinstance(files, Sequence) and not isinstance(files, str)
-    entries = list(files) if several else [files]  # type: ignore[arg-type]
+    entries = list(files) if several else [files]  # type: ignore[arg-type]  # mypy does not narrow by a stored test
     if not entries:
         raise UserError("An empty list of data files: name at least one")
     return [_spec(entry) for entry in entries]

@@ -52,6 +52,7 @@ def check_causal_lm(model: nn.Module, *, name: str) -> None:
 
 def _disagreement(model: nn.Module) -> str | None:
     head = logits_head(model)
+    # nn.Module declares no methods of transformers.
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
     ids = (torch.arange(2 * LONG, device=weight.device).view(2, LONG) * 7 + 3) % weight.shape[0]
     with generation_mode(model):
@@ -78,6 +79,6 @@ def _last_of_each(model: nn.Module, ids: Tensor) -> Tensor:
     aligned = ids.clone()
     aligned[1, LONG - SHORT :] = ids[1, :SHORT]
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]  # nn.Module does not declare config
     next_logits(model, aligned[:, :-1], positions[:, :-1], mask[:, :-1], cache)
     return next_logits(model, aligned[:, -1:], positions[:, -1:], mask, cache)

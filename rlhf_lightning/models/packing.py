@@ -65,7 +65,7 @@ class PackedStates:
 
 
 def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
-    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False  # with a cache, position ids are not searched for restarts
@@ -92,7 +92,7 @@ def _block_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _find_layout(model: nn.Module) -> Layout:
     name = type(model).__name__
-    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     if "position_ids" not in inspect.signature(backbone.forward).parameters:
         raise UserError(
             f"data.packing: {name} takes no position ids, so positions cannot restart inside a pack; "
@@ -113,6 +113,7 @@ def _find_layout(model: nn.Module) -> Layout:
 def _keeps_apart(model: nn.Module, layout: Layout) -> bool:
     """Whether four short examples in two packs have the states that they have alone, whatever stands beside them."""
     device = next(model.parameters()).device
+    # nn.Module declares no methods of transformers.
     vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     lengths = torch.tensor([8, 6], device=device)
     # Row, start and end of the two examples of both packs.

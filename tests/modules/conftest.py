@@ -31,6 +31,7 @@ WORDS = ["hi", "name a cat", "why", "what is it?", "go", "tell me more", "a", "l
 @pytest.fixture
 def loader() -> Callable[[Iterable[Any]], DataLoader[Any]]:
     """A loader of ready batches, in order."""
+    # A list of ready batches serves as a dataset.
     return lambda batches: DataLoader(list(batches), batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
@@ -59,6 +60,7 @@ class Recorder:
         recorder = self
 
         class Recording(torch.optim.SGD):
+            # torch overloads it; one form is enough here.
             def step(self, closure: Any = None) -> None:  # type: ignore[override]
                 if closure is not None:
                     closure()
