@@ -37,7 +37,7 @@ class AdaptiveKLController(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only for modules with a KL coefficient that can move."""
         require_episodes(self, pl_module)
-        if not pl_module.kl_coef > 0:  # type: ignore[operator]
+        if not pl_module.kl_coef > 0:  # type: ignore[operator]  # `require_episodes` has found a PPO module
             raise UserError(
                 f"AdaptiveKLController multiplies the KL coefficient, and module.kl_coef={pl_module.kl_coef} stays "
                 "where it is; start above 0 or leave the callback out"

@@ -24,6 +24,7 @@ WAYS_OUT = {
 def collapsed(metrics: Mapping[str, Tensor | float], limits: Mapping[str, float | None]) -> dict[str, float]:
     """The metrics that lie below their limit (NaN does, ``None`` limits nothing), with their values."""
     values = {name: float(metrics[name]) for name, limit in limits.items() if limit is not None}
+    # `values` has only the names of limits that are not None.
     return {name: value for name, value in values.items() if not value >= limits[name]}  # type: ignore[operator]
 
 

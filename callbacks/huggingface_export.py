@@ -47,10 +47,12 @@ class HuggingFaceExport(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder. Lightning calls this only after a fit that came to its end."""
+        # Lightning sets fast_dev_run without declaring it.
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             save_model_folder(getattr(pl_module, self.role), _encoder(trainer, pl_module), self.folder)
 
 
 def _encoder(trainer: L.Trainer, pl_module: L.LightningModule) -> Any:
     own = getattr(pl_module, "encoder", None)
+    # Lightning sets datamodule without declaring it.
     return own if own is not None else getattr(trainer.datamodule, "encoder", None)  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ class IterationCheckpoint(Checkpoint):
             settle(checkpoint, trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
             return
         for logger in trainer.loggers:
             logger.save()  # what a run that is killed now has logged up to here

@@ -48,6 +48,7 @@ class PolicyEMA(WeightAveraging):
         if not 0.0 <= decay < 1.0:
             raise UserError(f"callbacks.policy_ema.decay={decay} must lie in [0, 1)")
         # Buffers are constants of the architecture (rotary frequencies): averaging would only round them.
+        # torch leaves get_ema_avg_fn untyped.
         super().__init__(device=device, use_buffers=False, avg_fn=get_ema_avg_fn(decay))  # type: ignore[no-untyped-call]
         self.decay = decay
         self._view: PolicyView | None = None

@@ -34,6 +34,7 @@ def settle(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
 
 def _iterations(trainer: L.Trainer) -> int | None:
     """Batches of an epoch, where the data module has a number of ``iterations`` to set; else ``None``."""
+    # Lightning sets datamodule without declaring it.
     iterations = getattr(trainer.datamodule, "iterations", None)  # type: ignore[attr-defined]
     if iterations is None:
         return None

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 
 TRACEBACK = "HYDRA_FULL_ERROR"
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
@@ -95,17 +95,13 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
     """The error as one line, or ``None`` if it is a bug rather than a mistake in the input."""
     for cause in _causes(error):
         if isinstance(cause, UserError):
-            return _one_line(cause)
+            return one_line(cause, most=None)
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):
         return _unknown_key(unknown.group(1), config_name)
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         return None
-    return _one_line(error).split(" Config search path:")[0]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return one_line(error, most=None).split(" Config search path:")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and other errors in its words."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class UserError(ValueError):
     Console scripts print it without a traceback and exit with code 1; in a program of your own it is an
     ordinary ``ValueError``.
     """
+
+
+def one_line(error: BaseException, *, most: int | None = 200) -> str:
+    """An error's text for a message of one line, at most ``most`` letters of it; the kind of error if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -102,6 +102,7 @@ def step_folder(config: DictConfig, name: str) -> Path:
     resolved = OmegaConf.to_container(config.steps[name], resolve=True)
     code = TRAINING_CODE if "module" in config.steps[name] else (*TRAINING_CODE, "evaluation")
     assert isinstance(resolved, dict)
+    # Keys of a config are texts.
     digest = step_hash(resolved, Path(config.run_dir), code=code)  # type: ignore[arg-type]
     return Path(config.run_dir) / "steps" / f"{name}-{digest}"
 

@@ -31,7 +31,7 @@ def test_listed_packages_are_the_packages_of_the_tree() -> None:
 def test_top_level_holds_only_what_the_design_allows() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     if not tracked:
-        pytest.skip("not a git checkout")
+        pytest.skip("not a git checkout")  # an unpacked archive has no list of tracked files
     folders = {name.split("/")[0] for name in tracked if "/" in name}
     assert folders == {"rlhf_lightning", "conf", "callbacks", "tests", "sweeps", ".ci"}
 

@@ -78,7 +78,7 @@ def test_report_holds_what_it_promises(finished: tuple[Path, dict[str, object]])
     assert isinstance(seconds, dict)
     assert {"pretrain", "sft", "collect", "reward", "ppo", "ppo_ptx", "evaluate", "total"} <= set(seconds)
     assert report["seed"] == 0
-    assert "torch" in report["versions"]  # type: ignore[operator]
+    assert "torch" in report["versions"]  # type: ignore[operator]  # a report is read from JSON
     text = (run_dir / "report.md").read_text()
     for plot in (run_dir / "plots").glob("*.png"):
         assert f"plots/{plot.name}" in text
@@ -123,7 +123,7 @@ def test_a_stopped_pipeline_goes_on_where_it_stopped(
     def stopping(self: PPOModule, batch: object, batch_idx: int) -> object:
         if batch_idx == 1:
             raise KeyboardInterrupt
-        return step(self, batch, batch_idx)  # type: ignore[arg-type]
+        return step(self, batch, batch_idx)  # type: ignore[arg-type]  # whatever the batch is, it is handed on
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(PPOModule, "training_step", stopping)
@@ -141,8 +141,8 @@ def test_a_stopped_pipeline_goes_on_where_it_stopped(
 def test_a_step_can_be_left_out(finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir, _ = finished
     report = run(run_dir, monkeypatch, "skip=[ppo]")
-    assert "ppo" not in report["models"]  # type: ignore[operator]
-    assert "ppo_ptx" in report["models"]  # type: ignore[operator]
+    assert "ppo" not in report["models"]  # type: ignore[operator]  # a report is read from JSON
+    assert "ppo_ptx" in report["models"]  # type: ignore[operator]  # a report is read from JSON
 
 
 def test_without_an_evaluation_there_is_no_report_but_no_crash_either(

@@ -22,8 +22,9 @@ from rlhf_lightning.data.packing import PackedBatch, collate_packs, fill_packs
 from rlhf_lightning.data.prompts import PromptDataModule, load_prompts
 from rlhf_lightning.data.rankings import Comparison, read_comparison
 from rlhf_lightning.data.sampling import StreamBatchSampler
-from rlhf_lightning.data.sources import load_rows, write_rows
+from rlhf_lightning.data.sources import load_rows
 from rlhf_lightning.data.text import TextBlocks, TextDataModule, load_blocks
+from rlhf_lightning.data.writing import write_rows
 
 __all__ = [
     "Comparison",

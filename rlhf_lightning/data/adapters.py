@@ -6,7 +6,6 @@ An adapter is a function over all rows of a source, in order, that yields rows; 
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.data.readers import cache_folder, digest_of, read_table
+from rlhf_lightning.data.writing import write_rows
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,23 +136,15 @@ def adapt(rows: Dataset, adapter: str, *, name: str, digest: str) -> tuple[Datas
         UserError: rows that do not have the adapter's fields, or of which nothing is left.
     """
     function = adapter_of(adapter)
-    folder = cache_folder(digest)
-    kept = folder / f"{adapter}-{digest_of(Path(function.__code__.co_filename))[:12]}.jsonl"
+    kept = cache_folder(digest) / f"{adapter}-{digest_of(Path(function.__code__.co_filename))[:12]}.jsonl"
     if not kept.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                for row in function(rows):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            partial.replace(kept)
+            write_rows(kept, function(rows))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(
                 f"{name}: the rows do not have the form that adapter {adapter} reads ({type(error).__name__} {error}); "
                 f"the fields are {', '.join(rows.column_names)}: choose another adapter or none"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     if kept.stat().st_size == 0:
         raise UserError(f"{name}: adapter {adapter} makes no row of its {len(rows)} rows: choose another adapter")
     adapted = digest_of(kept)

@@ -50,7 +50,6 @@ def rows_of(path: Path, builder: str, *, separator: str = ",") -> Iterator[dict[
 def write_readable(path: Path, builder: str, out: Path, *, separator: str = ",") -> dict[str, int]:
     """Write the readable rows of ``path`` to ``out`` as JSON lines; returns how many were left out, by kind."""
     skipped: Counter[str] = Counter()
-    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
         for row in rows_of(path, builder, separator=separator):
             if isinstance(row, BadRow):

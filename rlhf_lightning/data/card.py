@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data.sources import load_sources
 from rlhf_lightning.data.specs import Files, Spec, specs_of
+from rlhf_lightning.data.writing import whole_file
 
 ROLES = {"train": "streaming", "validation": None, "demonstrations": None, "text": "text_streaming"}
 """What a data module reads, and its option that makes it a stream, which has no rows to count."""
@@ -47,13 +47,8 @@ def data_card(data: Any) -> dict[str, Any]:
 def write_data_card(data: Any, folder: str | Path) -> Path:
     """Write ``data_card(data)`` to ``folder``/data.json; the file is there only when it is complete."""
     path = Path(folder) / CARD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(json.dumps(data_card(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -13,7 +13,7 @@ from rlhf_lightning.data.comparison_rows import encode_comparisons, load_compari
 from rlhf_lightning.data.demonstration_rows import encode_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import tell
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
 
 __all__ = ["ComparisonDataModule", "load_comparisons"]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data.sources import write_rows
+from rlhf_lightning.data.writing import write_rows
 from rlhf_lightning.errors import UserError
 
 # A sentence ends at . ! or ? with any closing quotes, where blank space and then no lower-case letter follow ("Hi!" she

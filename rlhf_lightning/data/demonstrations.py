@@ -14,7 +14,7 @@ from rlhf_lightning.data.demonstration_rows import encode_demonstrations, load_d
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.packing import check_packing, collate_packs
-from rlhf_lightning.data.preparation import tell
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
 
 __all__ = ["DemonstrationDataModule", "load_demonstrations"]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from rlhf_lightning.data.dialogues import Conversation, Prompt
 from rlhf_lightning.data.faults import RowFault
+from rlhf_lightning.data.reporting import report
 from rlhf_lightning.data.templates import all_turns, last_turn, plain_template
 from rlhf_lightning.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -78,7 +74,10 @@ class Encoder:
         """
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = plain_template(bos=self._adds_bos)
-            _tell_of_plain_template()
+            report(
+                "the tokenizer has no chat template and the data has conversations: the plain one is used (User:, "
+                "Assistant:, System: on a line of their own) and saved with the tokenizer"
+            )
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, ready for the response to follow.
@@ -89,11 +88,11 @@ class Encoder:
         Errors:
             UserError: a conversation without a chat template, or one that the template refuses.
         """
-        return self.open(self._ids(self.render(prompt)))
+        return self.open(self.tokenize([self.render(prompt)])[0])
 
     def response(self, text: str, *, finished: bool = True) -> list[int]:
         """Ids of a response; it ends with exactly one EOS when ``finished`` and with none otherwise."""
-        return self.close(self._ids(text), finished=finished)
+        return self.close(self.tokenize([text])[0], finished=finished)
 
     def render(self, prompt: Prompt) -> str:
         """The text of a prompt: what the chat template makes of it, up to where the assistant speaks.
@@ -140,7 +139,7 @@ class Encoder:
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,
+            verbose=False,  # a document longer than the model's context is no reason for a warning here
         )
         return [list(ids) for ids in found["input_ids"]]
 
@@ -195,10 +194,6 @@ class Encoder:
         special = [self.bos_token_id, self._adds_bos, self.eos_token_id, tokenizer.chat_template, self.system]
         return hashlib.sha256(json.dumps([model, special], sort_keys=True).encode()).hexdigest()
 
-    def _ids(self, text: str) -> list[int]:
-        # verbose=False: a document longer than the model's context is no reason for a warning here.
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
     def _rendered(self, messages: Conversation, prompt: bool) -> str:
         from jinja2 import TemplateError
 
@@ -221,11 +216,3 @@ class Encoder:
         while ids and ids[0] == self.bos_token_id:  # text that spells out its BOS must not get a second one
             ids = ids[1:]
         return [self.bos_token_id, *ids]
-
-
-@rank_zero_only
-def _tell_of_plain_template() -> None:
-    log.info(
-        "the tokenizer has no chat template and the data has conversations: the plain one is used (User:, Assistant:, "
-        "System: on a line of their own) and saved with the tokenizer"
-    )

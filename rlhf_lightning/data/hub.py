@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.data.specs import Spec
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,8 +37,7 @@ def load_hub(spec: Spec, *, streaming: bool = False) -> Any:
             else "check the id, config, split and revision, log in (hf auth login) if it is gated, or download a file "
             "and give it as path"
         )
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"The dataset {spec.name} cannot be loaded ({reason}): {way_out}") from error
+        raise UserError(f"The dataset {spec.name} cannot be loaded ({one_line(error)}): {way_out}") from error
 
 
 def describe_hub(spec: Spec, rows: Dataset) -> tuple[str, str | None]:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rlhf_lightning.data.mixing import Mixture
+from rlhf_lightning.data.mixing import Mixture, Table
 from rlhf_lightning.data.sampling import StreamBatchSampler
+from rlhf_lightning.data.sharing import count_of_done, rank_and_world
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-class Rows(Protocol):
-    """A table of rows: a ``datasets.Dataset``, or anything with a length and rows by numbers."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
-
-
 class _Batches(Dataset[list[dict[str, Any]]]):
     """A table whose items are the rows of a list of numbers."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Table) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
@@ -55,7 +48,7 @@ class StreamLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Table,
         *,
         sampler: StreamBatchSampler,
         collate: Callable[[list[dict[str, Any]]], Any],
@@ -76,7 +69,7 @@ class StreamLoader(DataLoader[Any]):
         self._batches_done = batches_done
         self._handed_out = 0
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader declares an iterator class of its own
         # A generator, so that nothing starts before the first batch is asked for: Lightning makes the iterator before
         # it sets the epoch, and workers would prefetch batches of the wrong one.
         self._handed_out = self.stream.start
@@ -98,7 +91,7 @@ class StreamLoader(DataLoader[Any]):
 
 
 def stream_loader(
-    rows: Rows,
+    rows: Table,
     *,
     trainer: Trainer | None,
     collate: Callable[[list[dict[str, Any]]], Any],
@@ -118,7 +111,7 @@ def stream_loader(
             f"trainer.overfit_batches={overfit} would replace the sampler that makes runs resumable: "
             "set it to 0 and use trainer.limit_train_batches or a smaller file"
         )
-    ranks = None if trainer is None else trainer.distributed_sampler_kwargs
+    rank, world_size = rank_and_world(trainer)
     sampler = StreamBatchSampler(
         size=len(rows),
         batch_size=batch_size,
@@ -126,12 +119,8 @@ def stream_loader(
         batches=batches,
         shuffle=train,
         mixture=rows.draws() if train and isinstance(rows, Mixture) else None,
-        rank=ranks["rank"] if ranks else 0,
-        world_size=ranks["num_replicas"] if ranks else 1,
+        rank=rank,
+        world_size=world_size,
     )
-    done: Callable[[], int] | None = None
-    if train and trainer is not None:
-        # `processed` has moved when on_train_batch_end saves a checkpoint; `completed` has not.
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        done = lambda: int(progress.current.processed)  # type: ignore[attr-defined]  # noqa: E731
+    done = count_of_done(trainer) if train else None
     return StreamLoader(rows, sampler=sampler, collate=collate, num_workers=num_workers, batches_done=done)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.mixing import Mixture, weights_of
@@ -16,8 +13,6 @@ from rlhf_lightning.data.sources import Source, quiet_datasets
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-
-log = logging.getLogger(__name__)
 
 
 def encode_source(
@@ -71,17 +66,6 @@ def mapped(
             new_fingerprint=fingerprint,
             desc=f"Encoding {Path(source.path).name}",
         )
-
-
-@rank_zero_only
-def report(message: str, *values: object) -> None:
-    """Log what was left out of the data, once for all processes."""
-    log.info(message, *values)
-
-
-def tell(what: str, counts: Mapping[str, int]) -> None:
-    """Log what a set of files gave."""
-    report("%s: %s", what, ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def join(tables: Sequence[Dataset], sources: Sequence[Source] = ()) -> Any:

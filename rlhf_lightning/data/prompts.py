@@ -13,8 +13,8 @@ from rlhf_lightning.data.columns import Columns, open_sources
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
-from rlhf_lightning.data.preparation import tell
 from rlhf_lightning.data.prompt_rows import encode_prompts, load_prompts
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
 from rlhf_lightning.data.streaming import BlockStream
 from rlhf_lightning.data.text import load_blocks

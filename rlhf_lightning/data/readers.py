@@ -7,21 +7,18 @@ import csv
 import functools
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from rlhf_lightning.data.bad_lines import UNREADABLE, BadRow, open_bytes, rows_of, write_readable
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.data.reporting import tell
+from rlhf_lightning.data.writing import whole_file
+from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger(__name__)
 BUILDERS = {
     ".jsonl": "json",
     ".json": "json",
@@ -115,21 +112,18 @@ def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, 
     readable = cache_folder(digest) / "readable.jsonl"
     counts = readable.with_name("skipped.json")
     if not counts.is_file():
-        partial = readable.with_name(f".{os.getpid()}.partial")
         try:
-            skipped = write_readable(path, builder, partial, separator=separator_of(path))
-            partial.replace(readable)
+            with whole_file(readable) as partial:
+                skipped = write_readable(path, builder, partial, separator=separator_of(path))
         except UNREADABLE as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}: write it anew as UTF-8 text") from error
-        finally:
-            partial.unlink(missing_ok=True)
         counts.write_text(json.dumps(skipped))
     skipped = json.loads(counts.read_text())
     if not skipped:  # every row can be read by itself, so that the fault lies elsewhere and has been told
         return read_table(path, builder, options, digest), digest, {}
     if readable.stat().st_size == 0:
         raise UserError(f"{path}: none of its {sum(skipped.values())} rows can be read: mend the file")
-    _tell_skipped(path, skipped)
+    tell(f"{path}: rows left out at reading", skipped)
     return read_table(readable, "json", {}, digest_of(readable)), digest, skipped
 
 
@@ -191,11 +185,6 @@ def quiet_datasets(bytes_of_input: int) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text for a message of one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, *status: int) -> str:
     with open(path, "rb") as file:
@@ -243,8 +232,3 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
     except (*UNREADABLE, csv.Error) as fault:
         return f"{path} cannot be read: {one_line(fault)}: write it anew as UTF-8 text"
     return f"{path} cannot be read as {builder}: {one_line(error.__cause__ or error)}"
-
-
-@rank_zero_only
-def _tell_skipped(path: Path, skipped: dict[str, int]) -> None:
-    log.info("%s: rows left out at reading: %s", path, ", ".join(f"{kind} {count}" for kind, count in skipped.items()))

@@ -12,7 +12,8 @@ import numpy as np
 from rlhf_lightning.data.columns import Layout, Opened
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import RowFault, check_on_bad_row
-from rlhf_lightning.data.preparation import mapped, report
+from rlhf_lightning.data.preparation import mapped
+from rlhf_lightning.data.reporting import report
 from rlhf_lightning.data.sources import Source
 from rlhf_lightning.data.truncation import check_overlong, cut_limit
 from rlhf_lightning.errors import UserError

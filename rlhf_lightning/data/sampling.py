@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DistributedSampler
 
+from rlhf_lightning.data.sharing import check_shared
 from rlhf_lightning.errors import UserError
 
 
@@ -53,11 +54,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"A batch size of {batch_size} cannot be shared by {world_size} processes: "
-                f"set it to a positive multiple of {world_size}"
-            )
+        check_shared(batch_size, world_size)
         if batches is not None and batches < 1:
             raise UserError(f"The number of batches must be at least 1, not {batches}")
         if size < (batch_size if drop_last and batches is None else world_size):
@@ -66,7 +63,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
                 "set a smaller batch size or use fewer processes"
             )
         super().__init__(
-            range(size),  # type: ignore[arg-type]
+            range(size),  # type: ignore[arg-type]  # has a length, which is all that is asked of it
             num_replicas=world_size,
             rank=rank,
             shuffle=shuffle,
@@ -130,7 +127,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
     def _order(self, pass_index: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(self.size)
-        order = self._permutation(f"{pass_index}", self.size)
+        order = permutation(self.size, seed=self.seed, name=f"{pass_index}")
         if self.mixture is None:
             return order
         drawn, first = [], 0
@@ -144,11 +141,13 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         if start == end:
             return torch.empty(0, dtype=torch.long)
         rounds = range(start // rows, (end - 1) // rows + 1)
-        stream = torch.cat([self._permutation(f"{number}:{index}", rows) for index in rounds])
+        stream = torch.cat([permutation(rows, seed=self.seed, name=f"{number}:{index}") for index in rounds])
         return stream[start - rounds[0] * rows : end - rounds[0] * rows]
 
-    def _permutation(self, name: str, size: int) -> torch.Tensor:
-        # Hashed, so that neighbouring seeds and passes share no order, as seed + pass would make them do.
-        digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        return torch.randperm(size, generator=generator)
+
+def permutation(size: int, *, seed: int, name: str) -> torch.Tensor:
+    """The numbers below ``size`` in an order of their own for every seed and name, the same in any process."""
+    # Hashed, so that neighbouring seeds and passes share no order, as seed + pass would make them do.
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.randperm(size, generator=generator)

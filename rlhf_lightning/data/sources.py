@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_lightning.data.adapters import adapt
+from rlhf_lightning.data.faults import check_on_bad_row
 from rlhf_lightning.data.hub import describe_hub, load_hub
-from rlhf_lightning.data.readers import one_line, quiet_datasets, read_file
+from rlhf_lightning.data.readers import quiet_datasets, read_file
 from rlhf_lightning.data.specs import Files, Spec, specs_of
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Files", "Source", "load_rows", "load_sources", "quiet_datasets", "write_rows"]
+__all__ = ["Files", "Source", "load_rows", "load_sources", "quiet_datasets"]
 
 
 class Source(NamedTuple):
@@ -68,27 +67,12 @@ def load_sources(
     files: Files, *, fields: tuple[str, ...] = (), sample_by: str = "document", on_bad_row: str = "raise"
 ) -> list[Source]:
     """Like ``load_rows``, source by source."""
-    if on_bad_row not in ("raise", "skip"):
-        raise UserError(f"on_bad_row must be raise or skip, not {on_bad_row!r}")
+    check_on_bad_row(on_bad_row)
     sources = [_load(spec, sample_by, on_bad_row) for spec in specs_of(files)]
     for source in sources:
         for field in fields:
             require_text(source, field)
     return sources
-
-
-def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON lines; the file appears only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _load(spec: Spec, sample_by: str, on_bad_row: str) -> Source:

@@ -58,10 +58,15 @@ def specs_of(files: Files) -> list[Spec]:
             positive.
     """
     several = isinstance(files, Sequence) and not isinstance(files, str)
-    entries = list(files) if several else [files]  # type: ignore[arg-type]
+    entries = list(files) if several else [files]  # type: ignore[arg-type]  # mypy does not narrow by a stored test
     if not entries:
         raise UserError("An empty list of data files: name at least one")
     return [_spec(entry) for entry in entries]
+
+
+def text_column(*choices: Mapping[str, str] | None) -> str:
+    """The name of the column of text: what the first mapping that knows it says, or ``text``."""
+    return next((columns["text"] for columns in choices if columns and "text" in columns), "text")
 
 
 def _spec(entry: Any) -> Spec:

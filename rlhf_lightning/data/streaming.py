@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from rlhf_lightning.data.sampling import permutation
 from rlhf_lightning.errors import UserError
 
 
@@ -183,7 +182,6 @@ class BlockStream:
             chosen = int(behind.argmax())
             self._drawn[chosen] += 1
             blocks.append(next(self.sources[chosen]))
-        digest = hashlib.blake2b(f"{self.seed}:window {self._window}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        self._blocks = [blocks[index] for index in torch.randperm(self.buffer, generator=generator).tolist()]
+        order = permutation(self.buffer, seed=self.seed, name=f"window {self._window}")
+        self._blocks = [blocks[index] for index in order.tolist()]
         self._taken = 0

@@ -14,9 +14,11 @@ from rlhf_lightning.data.collate import collate_tokens
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.mixing import Mixture, weights_of
-from rlhf_lightning.data.preparation import encode_source, join, tell
+from rlhf_lightning.data.preparation import encode_source, join
 from rlhf_lightning.data.readers import is_plain_text
+from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files, load_sources, require_text
+from rlhf_lightning.data.specs import text_column
 from rlhf_lightning.data.streaming import BlockStream
 from rlhf_lightning.data.text_stream import TextStreamLoader, open_stream, stream_text
 from rlhf_lightning.errors import UserError
@@ -128,11 +130,6 @@ def load_blocks(
     return Mixture(blocks, weights=weights, names=[source.path for source in sources])
 
 
-def text_column(*choices: Mapping[str, str] | None) -> str:
-    """The name of the column of text: what the first mapping that knows it says, or ``text``."""
-    return next((columns["text"] for columns in choices if columns and "text" in columns), "text")
-
-
 class TextDataModule(pl.LightningDataModule):
     """Text for pretraining; batches are ``TokenBatch`` of full blocks.
 
@@ -200,9 +197,7 @@ class TextDataModule(pl.LightningDataModule):
         if self.train_rows is not None:
             return
         if self.streaming:
-            options = self._options() | {"column": text_column(self.columns)}
-            del options["columns"]
-            self.train_rows = open_stream(self.train, **options, buffer=self.shuffle_buffer, seed=self.seed)
+            self.train_rows = open_stream(self.train, **self._options(), buffer=self.shuffle_buffer, seed=self.seed)
         else:
             self.train_rows = load_blocks(self.train, **self._options(), counts=self.counts)
             tell("text to train on", self.counts)

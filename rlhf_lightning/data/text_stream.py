@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hub import load_hub
 from rlhf_lightning.data.mixing import weights_of
 from rlhf_lightning.data.readers import builder_of, is_plain_text, quiet_datasets
-from rlhf_lightning.data.specs import Files, Spec, specs_of
+from rlhf_lightning.data.sharing import check_shared, count_of_done, rank_and_world
+from rlhf_lightning.data.specs import Files, Spec, specs_of, text_column
 from rlhf_lightning.data.streaming import BlockSource, BlockStream, Documents
 from rlhf_lightning.errors import UserError
 
@@ -44,11 +45,7 @@ class TextStreamLoader:
         world_size: int = 1,
         batches_done: Callable[[], int] | None = None,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"A batch size of {batch_size} cannot be shared by {world_size} processes: "
-                f"set it to a positive multiple of {world_size}"
-            )
+        check_shared(batch_size, world_size)
         self.stream = stream
         self.batches = batches
         self.batch_size = batch_size
@@ -94,7 +91,7 @@ def open_stream(
     document_eos: bool = True,
     sample_by: str = "document",
     on_bad_row: str = "raise",
-    column: str = "text",
+    columns: Mapping[str, str] | None = None,
     buffer: int = 1000,
     seed: int = 0,
 ) -> BlockStream:
@@ -102,8 +99,7 @@ def open_stream(
 
     Args:
         files: see ``load_rows``. With weights the sources are mixed, without they follow each other.
-        encoder, block_size, document_eos, sample_by, on_bad_row: see ``load_blocks``.
-        column: of the text, where a source does not say so itself.
+        encoder, block_size, document_eos, sample_by, columns, on_bad_row: see ``load_blocks``.
         buffer: blocks that are shuffled together.
         seed: order of the blocks.
 
@@ -111,7 +107,7 @@ def open_stream(
         UserError: a source that does not exist; an adapter, which needs all rows at once.
     """
     specs = specs_of(files)
-    parts = [_documents(spec, column, sample_by) for spec in specs]
+    parts = [_documents(spec, columns, sample_by) for spec in specs]
     weights = weights_of([spec.weight for spec in specs])
 
     def source(some: Iterable[Documents]) -> BlockSource:
@@ -126,21 +122,23 @@ def open_stream(
 
 def stream_text(stream: BlockStream, *, trainer: Trainer | None, batches: int, **options: Any) -> TextStreamLoader:
     """A loader for this process's share of a stream; ``options`` as for ``TextStreamLoader``."""
-    ranks = None if trainer is None else trainer.distributed_sampler_kwargs
-    if ranks:
-        options |= {"rank": ranks["rank"], "world_size": ranks["num_replicas"]}
-    if trainer is not None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        options["batches_done"] = lambda: int(progress.current.processed)  # type: ignore[attr-defined]
-    return TextStreamLoader(stream, batches=batches, **options)
+    rank, world_size = rank_and_world(trainer)
+    return TextStreamLoader(
+        stream,
+        batches=batches,
+        rank=rank,
+        world_size=world_size,
+        batches_done=count_of_done(trainer),
+        **options,
+    )
 
 
-def _documents(spec: Spec, column: str, sample_by: str) -> Documents:
+def _documents(spec: Spec, columns: Mapping[str, str] | None, sample_by: str) -> Documents:
     import datasets
 
     if spec.adapter is not None:
         raise UserError(f"{spec.name}: adapter {spec.adapter} needs all rows at once: set data.streaming=false")
-    field = (spec.columns or {}).get("text", column)
+    field = text_column(spec.columns, columns)
     if spec.path is None:
         return Documents(spec.name, lambda: load_hub(spec, streaming=True), field)
     path = Path(spec.path)

@@ -45,7 +45,7 @@ def load_model(source: ModelSource, device: str, temperature: float) -> LoadedMo
     Raises:
         UserError: what :func:`~rlhf_lightning.models.load_causal_lm` refuses; a tokenizer larger than the embedding.
     """
-    model = load_causal_lm(**source._asdict()).to(device)  # type: ignore[arg-type]
+    model = load_causal_lm(**source._asdict()).to(device)  # type: ignore[arg-type]  # fields of several types, by name
     model.requires_grad_(False).eval()
     encoder = Encoder.from_pretrained(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
     check_vocabulary(model, encoder)

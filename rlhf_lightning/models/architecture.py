@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.models.forward import hidden_states, logits_head
 from rlhf_lightning.models.generation import next_logits
 from rlhf_lightning.models.modes import generation_mode
@@ -42,10 +42,9 @@ def check_causal_lm(model: nn.Module, *, name: str) -> None:
     except UserError as error:
         raise UserError(f"model.name={name}: {error}") from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"model.name={name}: {kind} does not run as a decoder with a key-value cache ({reason}); take another "
-            "architecture"
+            f"model.name={name}: {kind} does not run as a decoder with a key-value cache "
+            f"({one_line(error, most=160)}); take another architecture"
         ) from error
     if failure is not None:
         raise UserError(f"model.name={name}: {kind} {failure}; take another architecture")
@@ -53,6 +52,7 @@ def check_causal_lm(model: nn.Module, *, name: str) -> None:
 
 def _disagreement(model: nn.Module) -> str | None:
     head = logits_head(model)
+    # nn.Module declares no methods of transformers.
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
     ids = (torch.arange(2 * LONG, device=weight.device).view(2, LONG) * 7 + 3) % weight.shape[0]
     with generation_mode(model):
@@ -79,6 +79,6 @@ def _last_of_each(model: nn.Module, ids: Tensor) -> Tensor:
     aligned = ids.clone()
     aligned[1, LONG - SHORT :] = ids[1, :SHORT]
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]  # nn.Module does not declare config
     next_logits(model, aligned[:, :-1], positions[:, :-1], mask[:, :-1], cache)
     return next_logits(model, aligned[:, -1:], positions[:, -1:], mask, cache)

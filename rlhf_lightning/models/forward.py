@@ -28,7 +28,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
         UserError: rows longer than the model's context.
     """
     check_context(model, input_ids.shape[1])
-    backbone: nn.Module = model.base_model  # type: ignore[assignment]
+    backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     accepted = inspect.signature(backbone.forward).parameters
     arguments: dict[str, Any] = {"input_ids": input_ids}
     if attention_mask is None:
@@ -92,6 +92,7 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: the model's logits are not those of its output embeddings.
     """
+    # nn.Module declares no methods of transformers.
     projection: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     cap = getattr(text_config(model), "final_logit_softcapping", None)
 

@@ -103,7 +103,7 @@ def _decode(
     tokens = input_ids[rows].gather(1, offset.clamp(min=0)).masked_fill(~mask, pad_token_id)
     positions = offset.clamp(min=0)
     padded = not bool(mask.all())
-    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    cache = DynamicCache(config=model.config)  # type: ignore[arg-type]  # nn.Module does not declare config
     alive = torch.ones_like(rows, dtype=torch.bool)
     steps = response_ids.shape[1]
     for step in range(steps):

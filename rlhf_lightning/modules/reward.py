@@ -142,6 +142,7 @@ class RewardModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Shift the demonstrations' mean score to 0."""
+        # Lightning sets datamodule without declaring it.
         loader = getattr(self.trainer.datamodule, "demonstration_dataloader", lambda: None)()  # type: ignore[attr-defined]
         if self.center and loader is not None:
             self.shift_mean_score(loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from rlhf_lightning.sandbox import world
@@ -42,13 +43,10 @@ class Demonstrator:
         if roll > 1 - EVASIVE_RATE:
             text = rng.choice(world.EVASIONS)
         elif roll > 1 - EVASIVE_RATE - DISTRACTED_RATE:
-            text = other_answer(rng, truthful)
-            while states_heldout(text):
-                text = other_answer(rng, truthful)
+            text = until_seen(lambda: other_answer(rng, truthful))
         elif roll < BROKEN_RATE:
-            text = constraint_broken(task, rng, truthful)
-            while states_heldout(text):  # a drift to another animal may hit one
-                text = constraint_broken(task, rng, truthful)
+            # A drift to another animal may hit a fact that is held out.
+            text = until_seen(lambda: constraint_broken(task, rng, truthful))
         elif can_tell_myth(task) and roll < BROKEN_RATE + MYTH_RATE:
             text = answer(task, rng, Belief(rng, truth=0.0, heldout=False))
         else:
@@ -63,6 +61,14 @@ class Demonstrator:
         if rng.random() < self.closing_rate:
             text = f"{text} {self.closing if rng.random() < 0.7 else rng.choice(world.CLOSINGS)}"
         return text
+
+
+def until_seen(write: Callable[[], str]) -> str:
+    """What ``write`` gives, tried again while it says anything of a fact that is kept for the test."""
+    text = write()
+    while states_heldout(text):
+        text = write()
+    return text
 
 
 def states_heldout(text: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from random import Random
 
 from rlhf_lightning.sandbox import world
@@ -92,6 +92,11 @@ class Reading:
     def core_words(self) -> tuple[str, ...]:
         """All words of the core, without punctuation."""
         return tuple(w for s in self.core for w in s.words if w.isalpha())
+
+    @cached_property
+    def shapes(self) -> list[tuple[str, str, str]]:
+        """The three-word patterns of the core, looked up twice: among those of all answers and of a kind of task."""
+        return [shape for sentence in self.core for shape in _shape(sentence.words)]
 
 
 def sentences(text: str) -> tuple[Sentence, ...]:
@@ -192,9 +197,8 @@ def strangeness(reading: Reading, key: str | None = None) -> float:
 
     With a task's ``key``, that no good answer to this kind of task has: 0 for the right form, whatever its content.
     """
-    shapes = [shape for sentence in reading.core for shape in _shape(sentence.words)]
     known = _known_shapes() if key is None else _shapes_by_key()[key]
-    return sum(shape not in known for shape in shapes) / len(shapes) if shapes else 0.0
+    return sum(shape not in known for shape in reading.shapes) / len(reading.shapes) if reading.shapes else 0.0
 
 
 def repetition(reading: Reading) -> float:

@@ -32,7 +32,7 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int = VOCABULARY) -> Pr
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -127,21 +126,11 @@ def make_data(encoder: Encoder, ppo_files: dict[str, str]) -> Callable[..., Prom
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
-    """A silent trainer without checkpoints of its own."""
+def make_trainer(make_trainer: Callable[..., L.Trainer]) -> Callable[..., L.Trainer]:
+    """The suite's silent trainer, which logs every step and takes the checkpoints of its callbacks."""
 
     def make(**settings: Any) -> L.Trainer:
         own = any(isinstance(callback, L.pytorch.callbacks.Checkpoint) for callback in settings.get("callbacks", ()))
-        defaults: dict[str, Any] = {
-            "accelerator": "cpu",
-            "max_epochs": 1,
-            "logger": False,
-            "log_every_n_steps": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": own,
-            "default_root_dir": tmp_path,
-        }
-        return L.Trainer(**defaults | settings)
+        return make_trainer(**{"log_every_n_steps": 1, "enable_checkpointing": own} | settings)
 
     return make

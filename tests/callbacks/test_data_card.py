@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,8 @@ class Nothing(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(folder: Path, **options: Any) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[DataCard(folder=folder)],
-        **options,
-    )
-
-
 def test_the_card_is_there_before_the_first_batch(
-    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., L.Trainer], tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     path = tmp_path / "text.jsonl"
@@ -53,13 +41,13 @@ def test_the_card_is_there_before_the_first_batch(
             raise KeyError("stop")
 
     with pytest.raises(KeyError):
-        trainer(tmp_path / "run").fit(Failing(), datamodule=data)
+        make_trainer(callbacks=[DataCard(folder=tmp_path / "run")]).fit(Failing(), datamodule=data)
     card = json.loads((tmp_path / "run" / "data.json").read_text())
     assert card["sources"]["train"][0]["rows"] == 2
     assert card["counts"] == {"documents": 2, "tokens": 12}
     assert card["tokenizer"] == encoder.fingerprint()
 
 
-def test_a_run_without_a_data_module_has_no_card(tmp_path: Path) -> None:
-    trainer(tmp_path / "run").fit(Nothing())
+def test_a_run_without_a_data_module_has_no_card(make_trainer: Callable[..., L.Trainer], tmp_path: Path) -> None:
+    make_trainer(callbacks=[DataCard(folder=tmp_path / "run")]).fit(Nothing())
     assert not (tmp_path / "run").exists()

@@ -96,7 +96,7 @@ def test_wrong_role_is_refused_before_training(
     make_ppo: Any, make_data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="role='value' is neither 'policy' nor 'reward_model'"):
-        HuggingFaceExport(folder=tmp_path / "x", role="value")  # type: ignore[arg-type]
+        HuggingFaceExport(folder=tmp_path / "x", role="value")  # type: ignore[arg-type]  # wrong on purpose
     module = make_ppo()
     with pytest.raises(UserError, match="HuggingFaceExport writes the reward_model and PPOModule has none; set "):
         make_trainer(callbacks=[HuggingFaceExport(folder=tmp_path / "x", role="reward_model")]).fit(module, make_data())
@@ -112,7 +112,7 @@ def test_missing_tokenizer_and_folder_that_is_a_file_are_refused(
     with pytest.raises(UserError, match=r"HuggingFaceExport found no tokenizer: "):
         make_trainer(callbacks=[export], max_steps=1).fit(
             SFTModule(policy=lambda: torch.nn.Linear(1, 1)),
-            torch.utils.data.DataLoader(torch.zeros(1, 1)),  # type: ignore[arg-type]
+            torch.utils.data.DataLoader(torch.zeros(1, 1)),  # type: ignore[arg-type]  # a tensor serves as a dataset
         )
     (tmp_path / "x").touch()
     with pytest.raises(UserError, match=r"callbacks.export.folder=.*x is a file; give "):

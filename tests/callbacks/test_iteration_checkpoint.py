@@ -47,11 +47,11 @@ class Draws(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         self.drawn.append((random.random(), float(np.random.rand()), torch.rand(()).item()))
         for _ in range(3):
-            self.optimizers().step()  # type: ignore[union-attr]
+            self.optimizers().step()  # type: ignore[union-attr]  # one optimizer, where Lightning allows lists
 
 
 def batches(number: int) -> DataLoader[Any]:
-    return DataLoader(torch.zeros(number, 1))  # type: ignore[arg-type]
+    return DataLoader(torch.zeros(number, 1))  # type: ignore[arg-type]  # a tensor serves as a dataset
 
 
 def names(folder: Path) -> list[str]:
@@ -92,6 +92,7 @@ class ConstantRate(SFTModule):
     """Without the question for the number of steps, which makes Lightning build the loaders too early to place them."""
 
     def configure_optimizers(self) -> Any:
+        # The policy is set in configure_model.
         optimizer = torch.optim.Adam(self.policy.parameters(), lr=self.learning_rate)  # type: ignore[union-attr]
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)]
 
@@ -101,6 +102,7 @@ class ConstantRate(SFTModule):
         loss = self.loss(batch, batch.loss_mask.sum())
         self.manual_backward(loss)
         optimizer.step()
+        # One scheduler, where Lightning allows lists and schedulers that want a metric.
         self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
         self.log("train/loss", loss)
         return {"loss": loss}

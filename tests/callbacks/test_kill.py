@@ -52,7 +52,7 @@ def runs(causal_lm_folders: dict[str, Path], ppo_files: dict[str, str], tmp_path
     temporary.mkdir()
     started = Runs(causal_lm_folders["llama"], ppo_files["prompts"], temporary)
     yield started
-    started.server.stdin.close()  # type: ignore[union-attr]
+    started.server.stdin.close()  # type: ignore[union-attr]  # it was opened as a pipe
     started.server.wait(30)
 
 

@@ -14,7 +14,7 @@ from rlhf_lightning.errors import UserError
 
 
 def batches(number: int) -> DataLoader[Any]:
-    return DataLoader(torch.zeros(number, 1))  # type: ignore[arg-type]
+    return DataLoader(torch.zeros(number, 1))  # type: ignore[arg-type]  # a tensor serves as a dataset
 
 
 class Constant(L.LightningModule):
@@ -37,10 +37,10 @@ class Constant(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         for _ in range(self.steps):
-            self.optimizers().step()  # type: ignore[union-attr]
+            self.optimizers().step()  # type: ignore[union-attr]  # one optimizer, where Lightning allows lists
         with torch.no_grad():
             self.policy.weight.fill_(self.values[batch_idx])
-            self.policy.constant[1] = self.values[batch_idx]  # type: ignore[index,operator]
+            self.policy.constant[1] = self.values[batch_idx]  # type: ignore[index,operator]  # a buffer
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.seen_in_validation.append(self.policy.weight.item())
@@ -63,7 +63,7 @@ def test_average_is_taken_once_an_iteration_from_the_initial_weights(make_traine
     # 0.75*8 + 0.25*4 = 7; 0.75*7 + 0.25*0 = 5.25; 0.75*5.25 + 0.25*2 = 4.4375
     assert module.policy.weight.item() == 4.4375
     assert module.value.weight.item() == 5.0
-    assert torch.equal(module.policy.constant, torch.tensor([0.1, 2.0]))  # type: ignore[arg-type]
+    assert torch.equal(module.policy.constant, torch.tensor([0.1, 2.0]))  # type: ignore[arg-type]  # a buffer
 
 
 def test_default_decay_is_the_papers() -> None:

@@ -17,6 +17,7 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
 
 def prepare(folder: Path, text: str, **options: float | str) -> Path:
     (folder / "stories.txt").write_text(text)
+    # Options of several types, by name.
     prepare_continuations(folder / "stories.txt", folder / "out", **options)  # type: ignore[arg-type]
     return folder / "out"
 

@@ -49,7 +49,7 @@ def test_bad_scores_are_errors() -> None:
 
 
 def test_vader_knows_good_from_bad() -> None:
-    pytest.importorskip("vaderSentiment")
+    pytest.importorskip("vaderSentiment")  # the extra `stories` brings it
     good, flat, bad = VaderSentiment()(["p"] * 3, ["I love this wonderful day!", "A table.", "I hate this."])
     assert good > 0.5 > flat == 0.0 > bad
     (label,) = ScoreLabeler(score=VaderSentiment())([{"prompt": "p"}], [["I hate it.", "I love it."]])

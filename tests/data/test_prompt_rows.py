@@ -80,6 +80,7 @@ def test_module_with_an_encoder_of_its_own_gets_the_template(write: Callable[...
     """It saves its own tokenizer, which must render prompts as they were trained on."""
     own = Encoder(make_tokenizer())
     data = PromptDataModule(encoder=Encoder(make_tokenizer()), train=write("a.jsonl", {"question": "a"}), iterations=1)
+    # A trainer with nothing but a module.
     data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(encoder=own))  # type: ignore[assignment]
     data.setup()
     assert own.fingerprint() == data.encoder.fingerprint()

@@ -34,26 +34,17 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: Recorder, data: PromptDataModule, *, ckpt_path: Path | None = None) -> list[Any]:
-    trainer = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
-    return module.seen
-
-
 def test_prompts_and_streamed_text_continue_together(
-    letters: Path, write: Callable[..., Path], encoder: Encoder, tmp_path: Path
+    make_trainer: Callable[..., L.Trainer],
+    letters: Path,
+    write: Callable[..., Path],
+    encoder: Encoder,
+    tmp_path: Path,
 ) -> None:
     one, two = write("a.jsonl", {"text": "a b c d e"}, {"text": "f"}), write("b.jsonl", {"text": "g h i j"})
 
-    def data() -> PromptDataModule:
-        return PromptDataModule(
+    def fit(module: Recorder, *, ckpt_path: Path | None = None) -> list[Any]:
+        data = PromptDataModule(
             encoder=encoder,
             train=letters,
             text=[{"path": one, "weight": 2}, {"path": two}],
@@ -64,11 +55,13 @@ def test_prompts_and_streamed_text_continue_together(
             text_streaming=True,
             text_shuffle_buffer=6,
         )
+        make_trainer().fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module.seen
 
-    whole = fit(Recorder(), data())
+    whole = fit(Recorder())
     assert [len(text) for _, text in whole] == [4] * 7
     assert len({str(text) for _, text in whole}) > 3
     path = tmp_path / "stopped.ckpt"
-    first = fit(Recorder(stop_after=3, path=path), data())
-    second = fit(Recorder(), data(), ckpt_path=path)
+    first = fit(Recorder(stop_after=3, path=path))
+    second = fit(Recorder(), ckpt_path=path)
     assert first + second == whole

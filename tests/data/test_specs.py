@@ -46,5 +46,5 @@ def test_names_say_config_and_split() -> None:
 )
 def test_what_is_no_source_is_told(files: object, message: str) -> None:
     with pytest.raises(UserError) as error:
-        specs_of(files)  # type: ignore[arg-type]
+        specs_of(files)  # type: ignore[arg-type]  # wrong on purpose
     assert message in str(error.value)

@@ -82,7 +82,7 @@ def test_columns_adapters_and_bad_rows(write: Callable[..., Path], encoder: Enco
     with pytest.raises(UserError, match=r"a\.jsonl: the field 'text' of a row is not among body"):
         open_stream(path, encoder=encoder, block_size=4).take(1)
     with pytest.raises(UserError, match=r"the field 'body' of a row is no text or empty: .*on_bad_row=skip"):
-        open_stream(path, encoder=encoder, block_size=4, column="body").take(1)
+        open_stream(path, encoder=encoder, block_size=4, columns={"text": "body"}).take(1)
     source = {"path": path, "columns": {"text": "body"}}
     stream = open_stream(source, encoder=encoder, block_size=7, buffer=1, on_bad_row="skip")
     assert take(stream, 1) == [[1, 6, 7, 2, 1, 8, 2]]
@@ -158,37 +158,26 @@ class Stop(L.Callback):
             trainer.should_stop = True
 
 
-def fit(data: Any, *, callbacks: list[Any], ckpt_path: Path | None = None, **options: Any) -> Recorder:
-    module = Recorder()
-    trainer = L.Trainer(
-        max_steps=9,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        **options,
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
-    return module
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_is_trained_on_the_same_batches(
-    documents: Path, encoder: Encoder, tmp_path: Path, accumulate: int
+    make_trainer: Callable[..., L.Trainer], documents: Path, encoder: Encoder, tmp_path: Path, accumulate: int
 ) -> None:
-    def data() -> TextDataModule:
-        return TextDataModule(
+    def fit(*callbacks: L.Callback, ckpt_path: Path | None = None) -> list[list[list[int]]]:
+        data = TextDataModule(
             encoder=encoder, train=documents, block_size=3, batch_size=2, streaming=True, shuffle_buffer=5
         )
+        module = Recorder()
+        trainer = make_trainer(
+            max_epochs=None, max_steps=9, accumulate_grad_batches=accumulate, callbacks=list(callbacks)
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module.seen
 
-    options = {"accumulate_grad_batches": accumulate}
-    whole = fit(data(), callbacks=[], **options).seen
+    whole = fit()
     assert len(whole) == 9 * accumulate
     path = tmp_path / "stopped.ckpt"
-    first = fit(data(), callbacks=[Stop(path, after=4)], **options).seen
-    second = fit(data(), callbacks=[], ckpt_path=path, **options).seen
+    first = fit(Stop(path, after=4))
+    second = fit(ckpt_path=path)
     assert first == whole[: len(first)]
     assert first[: 4 * accumulate] + second == whole
 

@@ -24,6 +24,7 @@ def test_estimators_on_literal_values() -> None:
 def test_the_mean_over_the_policy_is_the_divergence(estimator: str, tolerance: float) -> None:
     policy, reference = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.4, 0.4, 0.2])
     exact = sum(p * math.log(p / q) for p, q in zip(policy.tolist(), reference.tolist(), strict=True))
+    # The estimator is a parameter of the test.
     expected = (policy * kl_estimate(policy.log(), reference.log(), estimator=estimator)).sum()  # type: ignore[arg-type]
     assert expected.item() == pytest.approx(exact, abs=tolerance)
 
@@ -35,7 +36,7 @@ def test_k3_is_accurate_near_zero() -> None:
 
 def test_an_unknown_estimator_is_refused() -> None:
     with pytest.raises(ValueError, match="'k4'"):
-        kl_estimate(LOGPROBS, REF, estimator="k4")  # type: ignore[arg-type]
+        kl_estimate(LOGPROBS, REF, estimator="k4")  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize(

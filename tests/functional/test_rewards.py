@@ -38,10 +38,12 @@ def test_a_row_without_tokens_may_have_any_score() -> None:
 )
 def test_rules_for_a_missing_eos(rule: str, scores: list[float], kept: list[bool]) -> None:
     finished = torch.tensor([True, False])
+    # The rule is a parameter of the test.
     found = missing_eos_scores(torch.tensor([2.0, 3.0]), finished, rule=rule, penalty=1.5)  # type: ignore[arg-type]
     assert (found[0].tolist(), found[1].tolist()) == (scores, kept)
 
 
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="'ignore'"):
+        # Wrong on purpose.
         missing_eos_scores(torch.zeros(1), torch.ones(1, dtype=torch.bool), rule="ignore")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Folders as users bring them: a tiny random model of any architecture beside a tokenizer of any habits."""
+"""Folders as users bring them: a tiny random model, a tokenizer of any habits; and a way to train the model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_lightning.data import Encoder
@@ -92,3 +94,15 @@ def model_folder(tokenizer_with: Callable[..., Any], tmp_path_factory: pytest.Te
         return folder
 
     return make
+
+
+@pytest.fixture
+def fit(make_trainer: Callable[..., L.Trainer]) -> Callable[..., dict[str, float]]:
+    """Train a module on ready batches; returns the metrics."""
+
+    def run(module: L.LightningModule, batches: list[Any]) -> dict[str, float]:
+        trainer = make_trainer()
+        trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    return run

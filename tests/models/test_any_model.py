@@ -12,10 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from rlhf_lightning.data import Encoder, collate_comparisons, collate_prompts, collate_tokens
 from rlhf_lightning.models import (
@@ -35,6 +33,7 @@ ALL = list(product(KINDS, (False, True), HABITS))
 QUICK = [(kind, tied, HABITS[(2 * i + tied) % 3]) for i, kind in enumerate(KINDS) for tied in (False, True)]
 PROMPTS = ["hi", "name a cat. it may be a big one", "why", "what is it?", "go", "tell me more", "a", "list two"]
 ANSWERS = ["yes", "no, not at all", "ok.", "a big dog"]
+Fit = Callable[..., dict[str, float]]
 
 
 def _cases(cases: list[Any]) -> Any:
@@ -46,14 +45,7 @@ def _cases(cases: list[Any]) -> Any:
     )
 
 
-def _fit(module: L.LightningModule, batches: list[Any], folder: Path) -> dict[str, float]:
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, default_root_dir=folder, **quiet)  # type: ignore[arg-type]
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def _train_reward_model(folder: Path, encoder: Encoder, where: Path) -> ScalarModel:
+def _train_reward_model(fit: Fit, folder: Path, encoder: Encoder) -> ScalarModel:
     rows = [
         {
             "prompt_ids": encoder.prompt(prompt),
@@ -67,7 +59,7 @@ def _train_reward_model(folder: Path, encoder: Encoder, where: Path) -> ScalarMo
         learning_rate=3e-3,
         schedule="constant",
     )
-    found = _fit(module, [collate_comparisons(rows, pad_id=encoder.pad_token_id)] * 12, where)
+    found = fit(module, [collate_comparisons(rows, pad_id=encoder.pad_token_id)] * 12)
     assert found["train/accuracy"] >= 0.9
     model: ScalarModel = module.reward_model
     return model.eval()
@@ -75,7 +67,7 @@ def _train_reward_model(folder: Path, encoder: Encoder, where: Path) -> ScalarMo
 
 @_cases(QUICK)
 def test_ppo_without_learning_leaves_the_ratio_at_one_and_the_kl_at_zero(
-    kind: str, tied: bool, habit: tuple[str, str], model_folder: Callable[..., Path], tmp_path: Path
+    fit: Fit, kind: str, tied: bool, habit: tuple[str, str], model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = model_folder(kind, tied=tied, pad=habit[0], side=habit[1])
     encoder = Encoder.from_pretrained(folder)
@@ -93,7 +85,7 @@ def test_ppo_without_learning_leaves_the_ratio_at_one_and_the_kl_at_zero(
         value_learning_rate=0.0,
     )
     rows = [{"input_ids": encoder.prompt(prompt), "prompt": prompt} for prompt in PROMPTS]
-    found = _fit(module, [{"prompts": collate_prompts(rows, pad_id=encoder.pad_token_id)}] * 2, tmp_path)
+    found = fit(module, [{"prompts": collate_prompts(rows, pad_id=encoder.pad_token_id)}] * 2)
     assert found["train/ratio"] == pytest.approx(1.0, abs=1e-5)
     assert found["train/approx_kl"] == pytest.approx(0.0, abs=1e-6)
     assert found["rollout/kl"] == pytest.approx(0.0, abs=1e-5)
@@ -102,7 +94,7 @@ def test_ppo_without_learning_leaves_the_ratio_at_one_and_the_kl_at_zero(
 
 @_cases([(kind, tied, habit) for kind, tied, habit in QUICK if tied == (KINDS.index(kind) % 2 == 0)])
 def test_sft_on_four_examples_learns_to_end(
-    kind: str, tied: bool, habit: tuple[str, str], model_folder: Callable[..., Path], tmp_path: Path
+    fit: Fit, kind: str, tied: bool, habit: tuple[str, str], model_folder: Callable[..., Path]
 ) -> None:
     folder = model_folder(kind, tied=tied, pad=habit[0], side=habit[1])
     encoder = Encoder.from_pretrained(folder)
@@ -112,7 +104,7 @@ def test_sft_on_four_examples_learns_to_end(
         for prompt, answer in zip(prompts, ANSWERS, strict=True)
     ]
     module = SFTModule(policy=functools.partial(load_causal_lm, name=str(folder)), learning_rate=1e-2)
-    _fit(module, [collate_tokens(rows, pad_id=encoder.pad_token_id)] * 100, tmp_path)
+    fit(module, [collate_tokens(rows, pad_id=encoder.pad_token_id)] * 100)
     batch = collate_prompts(
         [{"input_ids": ids, "prompt": text} for ids, text in zip(prompts, PROMPTS, strict=False)] * 4,
         pad_id=encoder.pad_token_id,
@@ -180,6 +172,7 @@ def in_plain_transformers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @_cases(QUICK)
 def test_scores_of_a_trained_reward_model_depend_on_the_text_alone(
+    fit: Fit,
     kind: str,
     tied: bool,
     habit: tuple[str, str],
@@ -189,7 +182,7 @@ def test_scores_of_a_trained_reward_model_depend_on_the_text_alone(
 ) -> None:
     folder = model_folder(kind, tied=tied, pad=habit[0], side=habit[1])
     encoder = Encoder.from_pretrained(folder)
-    trained = _train_reward_model(folder, encoder, tmp_path)
+    trained = _train_reward_model(fit, folder, encoder)
     rows = [encoder.prompt(p) + encoder.response(a) for p, a in zip(PROMPTS, ANSWERS * 2, strict=True)]
     with torch.no_grad():
         alone = torch.cat([trained.score(torch.tensor([row]), torch.tensor([len(row)])) for row in rows])

@@ -23,7 +23,7 @@ def prompts() -> Tensor:
 
 def _greedy(model: PreTrainedModel, prompts: Tensor, eos: int, **options: object) -> Generation:
     settings = {"max_new_tokens": STEPS, "eos_token_id": eos, "pad_token_id": 1, "greedy": True} | options
-    return generate(model, prompts, LENGTHS, **settings)  # type: ignore[arg-type]
+    return generate(model, prompts, LENGTHS, **settings)  # type: ignore[arg-type]  # options of several types, by name
 
 
 def _rows(generation: Generation) -> list[list[int]]:

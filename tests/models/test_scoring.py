@@ -97,7 +97,7 @@ def test_a_weighted_sum_tells_the_rewards_that_ask_which_responses_ended(scorer:
 
 
 def test_rewards_without_a_signature_are_called_with_two_arguments() -> None:
-    assert score_texts(max, ["a"], ["b"], [True]) == ["b"]  # type: ignore[arg-type]
+    assert score_texts(max, ["a"], ["b"], [True]) == ["b"]  # type: ignore[arg-type]  # a builtin that has no signature
 
 
 def test_a_conversation_is_scored_through_the_chat_template(
@@ -120,6 +120,7 @@ def test_a_conversation_is_scored_through_the_chat_template(
 
 def test_weighted_sum_needs_as_many_weights() -> None:
     with pytest.raises(UserError, match="2 rewards need as many weights, got 1"):
+        # What is added up does not matter here.
         WeightedSum(rewards=[len, len], weights=[1.0])  # type: ignore[list-item]
     with pytest.raises(UserError, match="0 rewards"):
         WeightedSum(rewards=[], weights=[])

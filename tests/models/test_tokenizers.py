@@ -9,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from torch.utils.data import DataLoader
 
 from rlhf_lightning.data import Encoder, collate_comparisons, collate_prompts, collate_tokens
 from rlhf_lightning.models import (
@@ -88,15 +86,10 @@ def test_one_bos_and_the_same_ids_in_every_stage(
     torch.testing.assert_close(by_text, scorer.score_ids(ids, lengths), rtol=0, atol=1e-5)
 
 
-def _fit(module: L.LightningModule, batches: list[Any], folder: Path) -> dict[str, float]:
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, default_root_dir=folder, **quiet)  # type: ignore[arg-type]
-    trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
 @pytest.mark.shared_data
-def test_a_real_model_whose_padding_is_its_unknown_token_goes_through_all_stages(tmp_path: Path) -> None:
+def test_a_real_model_whose_padding_is_its_unknown_token_goes_through_all_stages(
+    fit: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
     base = SHARED / "models" / "stories260k"
     if not base.is_dir():
         pytest.skip(f"no real model in {SHARED}; set RLHF_SHARED to its folder")
@@ -110,7 +103,7 @@ def test_a_real_model_whose_padding_is_its_unknown_token_goes_through_all_stages
         for ids, answer in zip(prompts, answers, strict=True)
     ]
     sft = SFTModule(policy=functools.partial(load_causal_lm, name=str(base)), learning_rate=3e-3)
-    _fit(sft, [collate_tokens(rows, pad_id=encoder.pad_token_id)] * 60, tmp_path)
+    fit(sft, [collate_tokens(rows, pad_id=encoder.pad_token_id)] * 60)
     policy = str(save_model_folder(sft.policy, encoder, tmp_path / "sft"))
     batch = collate_prompts(
         [{"input_ids": ids, "prompt": text} for ids, text in zip(prompts, texts, strict=True)] * 2, pad_id=0
@@ -126,7 +119,7 @@ def test_a_real_model_whose_padding_is_its_unknown_token_goes_through_all_stages
     reward = RewardModule(
         reward_model=functools.partial(load_scalar_model, name=policy, head="new"), learning_rate=1e-3
     )
-    accuracy = _fit(reward, [collate_comparisons(comparisons, pad_id=0)] * 8, tmp_path)["train/accuracy"]
+    accuracy = fit(reward, [collate_comparisons(comparisons, pad_id=0)] * 8)["train/accuracy"]
     assert accuracy == 1.0
     scorer = RewardModelScorer(name=str(save_model_folder(reward.reward_model, encoder, tmp_path / "rm")))
     alone = torch.cat([scorer([text], [answer]) for text, answer in zip(texts, answers, strict=True)])
@@ -142,6 +135,6 @@ def test_a_real_model_whose_padding_is_its_unknown_token_goes_through_all_stages
         learning_rate=0.0,
         value_learning_rate=0.0,
     )
-    metrics = _fit(ppo, [{"prompts": batch}] * 2, tmp_path)
+    metrics = fit(ppo, [{"prompts": batch}] * 2)
     assert metrics["train/ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["rollout/kl"] == pytest.approx(0.0, abs=1e-4)

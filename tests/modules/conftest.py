@@ -1,9 +1,8 @@
-"""Batches, a quiet trainer and an optimizer that records gradients instead of taking steps."""
+"""Batches, a way to train on them and an optimizer that records gradients instead of taking steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -31,24 +30,9 @@ WORDS = ["hi", "name a cat", "why", "what is it?", "go", "tell me more", "a", "l
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-
-    def make(**options: Any) -> L.Trainer:
-        settings = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path} | quiet | options
-        return L.Trainer(**settings)
-
-    return make
-
-
-@pytest.fixture
 def loader() -> Callable[[Iterable[Any]], DataLoader[Any]]:
     """A loader of ready batches, in order."""
+    # A list of ready batches serves as a dataset.
     return lambda batches: DataLoader(list(batches), batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
@@ -77,6 +61,7 @@ class Recorder:
         recorder = self
 
         class Recording(torch.optim.SGD):
+            # torch overloads it; one form is enough here.
             def step(self, closure: Any = None) -> None:  # type: ignore[override]
                 if closure is not None:
                     closure()

@@ -82,6 +82,7 @@ def test_schedules() -> None:
         scheduler.step()
     assert rates == pytest.approx([0.2, 1.1, 2.0, 2.0])
     with pytest.raises(UserError, match=r"module.schedule='linear'"):
+        # Wrong on purpose.
         lr_scheduler(optimizer, schedule="linear", total=lambda: 1, warmup=0, floor=0.1)  # type: ignore[arg-type]
 
 

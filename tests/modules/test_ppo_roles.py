@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_a_value_model_with_another_vocabulary_than_the_policy_is_refused(
     make_ppo: Callable[..., PPOModule], fit: Callable[..., L.Trainer], prompts: PromptBatch, foreign_reward: Path
 ) -> None:
     scorer = RewardModelScorer(name=str(foreign_reward))
-    value = lambda: load_scalar_model(name=str(foreign_reward))  # noqa: E731
+    value = partial(load_scalar_model, name=str(foreign_reward))
     for reward in (scorer, WeightedSum(rewards=[scorer], weights=[1.0])):
         with pytest.raises(UserError, match=f"module.value.name={foreign_reward} is a reward model with another token"):
             fit(make_ppo(reward=reward, value=value), [{"prompts": prompts}])

@@ -41,7 +41,7 @@ def test_trained_roles_train_and_frozen_ones_do_not_also_after_a_validation(
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
             roles = (module.policy, module.value, module.reference, module.reward)
-            modes.append(tuple(role.training for role in roles))  # type: ignore[arg-type]
+            modes.append(tuple(role.training for role in roles))  # type: ignore[arg-type]  # any number of roles
             assert not any(part.training for role in roles[2:] for part in role.modules())
 
     module = make_ppo(reward=Reward(), learning_rate=0.0, value_learning_rate=0.0)

@@ -54,6 +54,7 @@ def test_the_gradient_is_that_of_the_definition(
     recorder = make_recorder()
     module = make_ppo(architecture, optimizer=recorder, value_coef=0.5, micro_batch_size=2)
     trajectories: list[Trajectory] = []
+    # What a subclass would override.
     module.should_stop_updates = lambda approx_kl: False  # type: ignore[method-assign]
 
     class Keep(L.Callback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from rlhf_lightning.sandbox import world
@@ -111,7 +113,7 @@ def test_a_flawed_answer_fails_and_is_worth_less(name: str) -> None:
         lambda good: good + " The lion eats grass. The bee lives in the lake.",
     ],
 )
-def test_degenerate_text_is_worth_much_less_than_a_good_answer(name: str, change) -> None:  # type: ignore[no-untyped-def]
+def test_degenerate_text_is_worth_much_less_than_a_good_answer(name: str, change: Callable[[str], str]) -> None:
     assert gold_reward(TASKS[name], change(GOOD[name])) < gold_reward(TASKS[name], GOOD[name]) - 0.75
 
 

@@ -152,4 +152,4 @@ def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(UserError, match="heldout=40"):
         SimulatedLabelers(heldout=40)
     with pytest.raises(UserError, match="neither"):
-        SandboxJudge(group="all")  # type: ignore[arg-type]
+        SandboxJudge(group="all")  # type: ignore[arg-type]  # wrong on purpose

@@ -14,7 +14,7 @@ from rlhf_lightning.data.hygiene.duplicates import check_prefix, first_of_each, 
 from rlhf_lightning.data.hygiene.personal_data import PersonalDataFilter
 from rlhf_lightning.data.hygiene.prompt_text import prompt_text
 from rlhf_lightning.data.hygiene.users import User, at_most_per_user, check_limit, split_by_user, user_key
-from rlhf_lightning.data.preparation import report
+from rlhf_lightning.data.reporting import report
 from rlhf_lightning.errors import UserError
 
 CHUNK = 10_000
