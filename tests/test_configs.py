@@ -49,6 +49,15 @@ def test_every_key_of_a_stage_is_an_argument_of_its_class(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_the_optimizer_is_chosen_by_name(stage: str) -> None:
+    made = OmegaConf.to_container(composed("train", f"stage={stage}", "optimizer=muon").optimizer)
+    assert isinstance(made, dict)
+    assert made["_target_"] == "rlhf_lightning.modules.Muon"
+    options = set(inspect.signature(get_object(made["_target_"])).parameters) - {"groups"}
+    assert {key for key in made if not key.startswith("_")} == options
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_one_seed_and_one_folder_reach_everything(stage: str) -> None:
     config = composed("train", f"stage={stage}", "seed=7", "run_dir=/r", "model.name=m")
     assert config.data.seed == 7
@@ -97,7 +106,13 @@ def test_values_of_an_experiment_win_over_defaults_and_the_command_line_over_bot
         else:
             assert node == found, path
 
-    compare(OmegaConf.to_container(written, resolve=False), raw, "")
+    values = OmegaConf.to_container(written, resolve=False)
+    assert isinstance(values, dict)
+    for choice, name in [item for entry in values.pop("defaults", []) for item in entry.items()]:
+        group, package = choice.removeprefix("override /").split("@")
+        file = OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")
+        assert OmegaConf.select(config, package)._target_ == file._target_, choice
+    compare(values, raw, "")
     assert config.steps.ppo.seed == 5
     assert config.steps.ppo.module.seed == 5
     assert config.steps.sft.data.seed == 5

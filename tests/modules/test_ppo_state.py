@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.data import PromptBatch, TokenBatch
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.modules import PPOModule, SFTModule
+from rlhf_lightning.modules import Muon, PPOModule, SFTModule
 
 Fit = Callable[..., L.Trainer]
 MakePPO = Callable[..., PPOModule]
@@ -61,11 +61,12 @@ def test_validation_leaves_the_training_run_as_it_was(fit: Fit, make_ppo: MakePP
         assert torch.equal(other.state_dict()[name], weight), name
 
 
+@pytest.mark.parametrize("optimizer", [None, Muon])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    fit: Fit, make_ppo: MakePPO, prompts: PromptBatch, text: TokenBatch, tmp_path: Path
+    fit: Fit, make_ppo: MakePPO, prompts: PromptBatch, text: TokenBatch, tmp_path: Path, optimizer: Any
 ) -> None:
     batches = [{"prompts": prompts, "text": text}] * 2
-    options = {"minibatch_size": 4, "epochs": 2, "warmup_iterations": 5}
+    options = {"minibatch_size": 4, "epochs": 2, "warmup_iterations": 5, "optimizer": optimizer}
 
     class Controller(L.Callback):
         """Moves the KL coefficient, so that forgetting it would show."""
