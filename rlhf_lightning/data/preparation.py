@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.mixing import Mixture, weights_of
 from rlhf_lightning.data.sources import Source, quiet_datasets
+from rlhf_lightning.data.unreadable import writing_to_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -56,7 +57,7 @@ def mapped(
     """``rows.map(function)`` under a name of our own, see ``encode_source``; ``function`` also gets row numbers."""
     parts = [source.digest, encoder.fingerprint(), options, _code()]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    with quiet_datasets(source.rows.data.nbytes):
+    with quiet_datasets(source.rows.data.nbytes), writing_to_cache():
         return rows.map(
             function,
             with_indices=True,

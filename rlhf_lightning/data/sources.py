@@ -79,7 +79,7 @@ def _load(spec: Spec, sample_by: str, on_bad_row: str) -> Source:
     revision: str | None = None
     skipped: dict[str, int] = {}
     if spec.path is not None:
-        rows, digest, skipped = read_file(Path(spec.path), sample_by=sample_by, on_bad_row=on_bad_row)
+        rows, skipped, digest = read_file(Path(spec.path), sample_by=sample_by, on_bad_row=on_bad_row)
     else:
         with quiet_datasets(2**62):
             rows = load_hub(spec)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -102,11 +103,28 @@ def test_source_folder_may_be_read_only(write: Callable[..., Path]) -> None:
 
 def test_cache_that_cannot_be_written_is_an_error(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", "/cache/x")
+        raise OSError(errno.EROFS, "Read-only file system", "/cache/x")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match="/cache/x cannot be written: set HF_DATASETS_CACHE"):
+    with pytest.raises(UserError, match=r"/cache/x cannot be written \(Read-only file system\): set HF_DATASETS_CACHE"):
         contents(write("a.jsonl", *ROWS))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_readable_rows_that_cannot_be_kept_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_text('prompt\n"\n' if name == "a.csv" else '{"prompt": "a"}\n{\n')
+    create = Path.mkdir
+
+    def refuse(path: Path, *args: Any, **options: Any) -> None:
+        if path.parent.name == "rlhf_lightning":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        create(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"rlhf_lightning/\w+ cannot be written \(Permission denied\): set HF_DATASETS"):
+        load_sources(tmp_path / name, on_bad_row="skip")
 
 
 def test_missing_file_and_folder_and_unknown_kind(tmp_path: Path) -> None:
