@@ -66,7 +66,7 @@ def write_csv_table(path: Path, separator: str, out: Path, *, strict: bool) -> d
                 if not isinstance(read.row, BadRow):
                     rows.append(read.row)
                 elif strict:
-                    raise UserError(unreadable(path, read, read.row))
+                    raise UserError(unreadable(path, read.place, read.row))
                 else:
                     skipped[read.row.kind] += 1
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))

@@ -11,6 +11,7 @@ from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.hygiene.tables import clean_tables
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
@@ -42,6 +43,7 @@ def encode_prompts(
     overlong: str,
     on_bad_row: str,
     hygiene: PromptHygiene | None = None,
+    provenance: Provenance | None = None,
 ) -> tuple[Any, Any, dict[str, int]]:
     """The table of ``load_prompts``, the one that ``hygiene`` holds out (or None), and the counts of rows used and
     left out."""
@@ -66,12 +68,15 @@ def encode_prompts(
         what="the prompt's tokens",
         key="max_prompt_length",
         counts=counts,
+        provenance=provenance,
     )
     tables, sources = [rows for _, rows in encoded], [source for source, _ in opened]
     refuse_nothing(sources, counts)
     if hygiene is None or not hygiene.active:
         return join(tables, sources), None, dict(counts)
-    tables, held_out, dropped = clean_tables(tables, hygiene)
+    tables, held_out, dropped, cleaned = clean_tables(tables, hygiene)
+    if provenance is not None:
+        provenance.split(cleaned.train, cleaned.validation)
     counts["rows"] = sum(len(table) for table in tables)
     return join(tables, sources), None if held_out is None else join(held_out), {**counts, **dropped}
 

@@ -209,7 +209,7 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
             for read in rows_of(path, builder):
                 empty = False
                 if isinstance(read.row, BadRow):
-                    return unreadable(path, read, read.row)
+                    return unreadable(path, read.place, read.row)
         if empty:
             return f"{path} has no rows: an empty dataset cannot be used"
     except UNREADABLE as fault:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf_lightning.data.records import BadRow, Read
+from rlhf_lightning.data.records import BadRow
 from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError, one_line
 
@@ -19,11 +19,10 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 """Of an ``OSError`` while data are prepared: what was to be read has been read once by then, for its hash."""
 
 
-def unreadable(path: Path | str, read: Read, bad: BadRow) -> str:
+def unreadable(path: Path | str, place: str, bad: BadRow) -> str:
     """What is wrong with a row that cannot be read, and the ways out."""
     return (
-        f"{path}, {read.place}: {bad.kind} ({bad.detail}): mend or remove the row, or leave it out with "
-        "data.on_bad_row=skip"
+        f"{path}, {place}: {bad.kind} ({bad.detail}): mend or remove the row, or leave it out with data.on_bad_row=skip"
     )
 
 

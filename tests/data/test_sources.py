@@ -185,21 +185,21 @@ def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
 
 
 def test_row_without_the_field_is_named_with_the_fields_there_are(write: Callable[..., Path]) -> None:
-    fails(write("a.jsonl", {"question": "a", "answer": "b"}), "row 1", "'prompt'", "question, answer")
-    fails(write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "row 2", "'prompt'", "the fields are question")
-    fails(write("c.jsonl", {"prompt": "a"}, {"prompt": None}), "row 2", "the fields are none")
-    fails(write("d.jsonl", {"prompt": None}), "row 1", "no field 'prompt'")
+    fails(write("a.jsonl", {"question": "a", "answer": "b"}), "line 1", "'prompt'", "question, answer")
+    fails(write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "line 2", "'prompt'", "the fields are question")
+    fails(write("c.jsonl", {"prompt": "a"}, {"prompt": None}), "line 2", "the fields are none")
+    fails(write("d.jsonl", {"prompt": None}), "line 1", "no field 'prompt'")
 
 
 def test_empty_and_wrongly_typed_fields_are_named(write: Callable[..., Path]) -> None:
-    fails(write("a.jsonl", {"prompt": "a"}, {"prompt": " \n"}), "row 2", "'prompt' is empty")
-    fails(write("b.jsonl", {"prompt": "a"}, {"prompt": 5}), "row 2", "must be text, not int")
-    fails(write("c.jsonl", {"prompt": ["a"]}), "row 1", "must be text, not list")
+    fails(write("a.jsonl", {"prompt": "a"}, {"prompt": " \n"}), "line 2", "'prompt' is empty")
+    fails(write("b.jsonl", {"prompt": "a"}, {"prompt": 5}), "line 2", "must be text, not int")
+    fails(write("c.jsonl", {"prompt": ["a"]}), "line 1", "must be text, not list")
 
 
 def test_second_file_counts_its_own_rows(write: Callable[..., Path]) -> None:
     one, two = write("a.jsonl", *ROWS), write("b.jsonl", {"prompt": "a"}, {"prompt": ""})
-    with pytest.raises(UserError, match=r"b\.jsonl, row 2"):
+    with pytest.raises(UserError, match=r"b\.jsonl, line 2"):
         load_rows([one, two], fields=("prompt",))
 
 
