@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_lightning.data.columns import Columns, Opened, open_sources
+from rlhf_lightning.data.cut_text import cut_messages
 from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
@@ -86,6 +87,17 @@ def _read(row: dict[str, Any], *, encoder: Encoder) -> tuple[list[str], tuple[Pr
     return [encoder.render(prompt)], (prompt, "" if user is None else str(user))
 
 
+def _cut(prompt: Prompt, tokens: list[int], *, encoder: Encoder, overlong: str) -> Prompt:
+    """What a reward over text must see of a prompt that was cut: what the policy saw of it."""
+    if not encoder.tokenizer.chat_template:
+        return encoder.decode(tokens) if isinstance(prompt, str) else prompt
+    inner = tokens[1:] if overlong == "keep_end" and tokens[:1] == [encoder.bos_token_id] else tokens
+    letters = len(encoder.tokenizer.decode(inner, clean_up_tokenization_spaces=False))
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    left = cut_messages(messages, rendered=encoder.render(prompt), letters=letters, overlong=overlong)
+    return left[0]["content"] if isinstance(prompt, str) else left
+
+
 def _build(
     ids: list[list[int]], row: tuple[Prompt, str], *, encoder: Encoder, limit: int | None, overlong: str
 ) -> dict[str, Any]:
@@ -94,8 +106,7 @@ def _build(
     cut = limit is not None and len(tokens) > limit
     if limit is not None and cut:
         tokens = cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
-        if isinstance(prompt, str) and not encoder.tokenizer.chat_template:
-            prompt = encoder.decode(tokens)  # what a reward over text must see is what the policy saw
+        prompt = _cut(prompt, tokens, encoder=encoder, overlong=overlong)
     text, messages = (prompt, []) if isinstance(prompt, str) else ("", list(prompt))
     return {
         "input_ids": tokens,
