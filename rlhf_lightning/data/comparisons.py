@@ -38,7 +38,7 @@ class ComparisonDataModule(pl.LightningDataModule):
             EOS; responses that are cut to the same become a tie) or "keep_end" (the prompt loses its start).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``. Not for
             ``demonstrations``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         annotators: what several annotators of the same comparison give, in one row (a list as ``preference`` or
             ``choice``) or in rows of their own: "each" its pair, or all together one pair by "majority".
         seed: order of the training rows.

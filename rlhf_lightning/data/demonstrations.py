@@ -43,7 +43,7 @@ class DemonstrationDataModule(pl.LightningDataModule):
         overlong: what to do with longer rows: "error", "drop", "keep_start" (the response loses its end and its EOS)
             or "keep_end" (the prompt loses its start).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         train_on: "last" or "all" assistant turns of a conversation.
         seed: order of the training rows.
         num_workers: worker processes per loader.

@@ -48,7 +48,7 @@ class PromptDataModule(pl.LightningDataModule):
         overlong: what to do with longer prompts: "error", "drop" (the paper), "keep_start" or "keep_end" (the first or
             the last tokens).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         hygiene: duplicates, prompts per user, personal data and a split by user, over all training files together; None
             for none. Its ``validation_fraction`` takes the place of ``validation``, whose files are used as they are.
         document_eos, sample_by: see ``TextDataModule``.

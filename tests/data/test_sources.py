@@ -19,6 +19,7 @@ import pytest
 from rlhf_lightning.data import load_rows, write_rows
 from rlhf_lightning.data.readers import quiet_datasets
 from rlhf_lightning.data.sources import load_sources
+from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError
 
 ROWS = [{"prompt": "2024", "n": "1"}, {"prompt": "None", "n": "2"}]
@@ -232,6 +233,17 @@ def test_written_rows_come_back_and_a_failed_write_leaves_the_old_file(tmp_path:
         write_rows(path, broken())
     assert contents(path) == ROWS
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_are_not_in_each_others_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with whole_file(path) as one:
+        one.write_text("one")
+        with whole_file(path) as two:
+            two.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert list(tmp_path.glob(".*")) == []
 
 
 def test_importing_the_package_does_not_import_datasets() -> None:
