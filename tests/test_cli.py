@@ -86,7 +86,7 @@ def test_row_without_the_needed_field(fails: Run, sft: list[object], tmp_path: P
     rows = write(tmp_path / "rows.jsonl", {"prompt": "a", "response": "b"}, {"prompt": "a", "answer": "b"})
     line = fails(train.main, *sft, f"data.train={rows}")
     assert "rows.jsonl" in line
-    assert "row 2" in line
+    assert "line 2" in line
     assert "response" in line
 
 
@@ -108,7 +108,7 @@ def test_one_completion_is_no_comparison(fails: Run, reward: list[object], tmp_p
     rows = write(tmp_path / "one.jsonl", {"prompt": "a", "responses": ["b"], "ranks": [1]})
     line = fails(train.main, *reward, f"data.train={rows}")
     assert "one.jsonl" in line
-    assert "row 1" in line
+    assert "line 1" in line
 
 
 def test_only_ties(fails: Run, reward: list[object], tmp_path: Path) -> None:

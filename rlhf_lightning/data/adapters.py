@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.data.readers import cache_folder, digest_of, read_table
+from rlhf_lightning.data.unreadable import writing_to_cache
 from rlhf_lightning.data.writing import write_rows
 from rlhf_lightning.errors import UserError
 
@@ -139,7 +140,8 @@ def adapt(rows: Dataset, adapter: str, *, name: str, digest: str) -> tuple[Datas
     kept = cache_folder(digest) / f"{adapter}-{digest_of(Path(function.__code__.co_filename))[:12]}.jsonl"
     if not kept.is_file():
         try:
-            write_rows(kept, function(rows))
+            with writing_to_cache():
+                write_rows(kept, function(rows))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(
                 f"{name}: the rows do not have the form that adapter {adapter} reads ({type(error).__name__} {error}); "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.sources import load_sources
 from rlhf_lightning.data.specs import Files, Spec, specs_of
 from rlhf_lightning.data.writing import whole_file
@@ -21,12 +22,14 @@ def data_card(data: Any) -> dict[str, Any]:
 
     - ``sources``: for ``train``, ``validation``, ``demonstrations`` and ``text``, as the module has them, a list of
       sources: path or hub id with config, split and revision (the commit where it is known), weight, columns, adapter,
-      rows, rows left out at reading by kind, and a hash of the content. A stream has no rows and no hash.
-    - ``counts``: what the training data gave, and what was left out and why.
+      rows, rows left out at reading by kind, a hash of the content (SHA-256 of a file as it stands), the rows that an
+      adapter makes, and what the source gave and what was left out and why. A stream has no rows and no hash.
+    - ``counts``: the same of all sources of each of these together, with what is done to them together.
     - ``tokenizer``: the hash of all that decides the ids.
     """
     on_bad_row = getattr(data, "on_bad_row", "raise")
     sources = {}
+    provenance: Mapping[str, Provenance] = getattr(data, "provenance", {})
     for role, streaming in ROLES.items():
         files = getattr(data, role, None)
         # LightningDataModule has methods of its own, and a user's module may have one by such a name.
@@ -36,10 +39,13 @@ def data_card(data: Any) -> dict[str, Any]:
             sources[role] = [{**_named(spec), "streaming": True} for spec in specs_of(files)]
         else:
             sources[role] = _read(files, sample_by=getattr(data, "sample_by", "document"), on_bad_row=on_bad_row)
+            gave = provenance[role].counts if role in provenance else []
+            for entry, counts in zip(sources[role], gave, strict=False):  # none before `setup`
+                entry["counts"] = counts
     encoder = getattr(data, "encoder", None)
     return {
         "sources": sources,
-        "counts": dict(getattr(data, "counts", {})),
+        "counts": {role: dict(found.totals) for role, found in provenance.items() if found.totals},
         "tokenizer": None if encoder is None else encoder.fingerprint(),
     }
 
@@ -59,9 +65,10 @@ def _read(files: Files, *, sample_by: str, on_bad_row: str) -> list[dict[str, An
         {
             **_named(spec),
             **({} if source.revision is None else {"revision": source.revision}),
-            "rows": len(source.rows) + sum(source.skipped.values()),
+            "rows": source.read,
             "unreadable_rows": dict(source.skipped),
-            "hash": source.digest,
+            "hash": source.content,
+            **({} if source.adapter is None else {"adapted_rows": len(source.rows)}),
         }
         for spec, source in zip(specs_of(files), sources, strict=True)
     ]

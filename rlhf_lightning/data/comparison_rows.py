@@ -11,6 +11,7 @@ from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import Prompt, check_order, read_hh, read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.rankings import ANNOTATORS, Comparison, compare
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing, total
@@ -57,6 +58,7 @@ def encode_comparisons(
     overlong: str,
     on_bad_row: str,
     annotators: str = "each",
+    provenance: Provenance | None = None,
 ) -> tuple[Any, dict[str, int]]:
     """``load_comparisons`` of sources that are read already."""
     import pyarrow.compute as pc
@@ -81,6 +83,7 @@ def encode_comparisons(
         what="prompt and longest response",
         key="max_length",
         counts=counts,
+        provenance=provenance,
         amend=MergedVotes if annotators == "majority" else None,
     )
     for encoded, rows in tables:

@@ -13,6 +13,7 @@ from rlhf_lightning.data.comparison_rows import encode_comparisons, load_compari
 from rlhf_lightning.data.demonstration_rows import encode_demonstrations
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
 
@@ -37,7 +38,7 @@ class ComparisonDataModule(pl.LightningDataModule):
             EOS; responses that are cut to the same become a tie) or "keep_end" (the prompt loses its start).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``. Not for
             ``demonstrations``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         annotators: what several annotators of the same comparison give, in one row (a list as ``preference`` or
             ``choice``) or in rows of their own: "each" its pair, or all together one pair by "majority".
         seed: order of the training rows.
@@ -78,6 +79,7 @@ class ComparisonDataModule(pl.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.counts: dict[str, int] = {}
+        self.provenance: dict[str, Provenance] = {}  # where the rows of each split come from
         self.train_rows: Any = None  # the table, after setup
         self.validation_rows: Any = None
         self.demonstration_rows: Any = None
@@ -105,12 +107,14 @@ class ComparisonDataModule(pl.LightningDataModule):
         }
         tables = {}
         for split, sources in opened.items():
+            options["provenance"] = provenance = self.provenance[split] = Provenance()
             if split == "demonstrations":
                 tables[split], counts = encode_demonstrations(sources, **options)
                 tell("demonstrations for the bias", counts)
             else:
                 tables[split], counts = encode_comparisons(sources, annotators=self.annotators, **options)
                 tell(f"comparisons for {split}", counts)
+            provenance.totals = counts
             self.counts = counts if split == "train" else self.counts
         self.validation_rows = tables.get("validation")
         self.demonstration_rows = tables.get("demonstrations")

@@ -10,6 +10,7 @@ from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
@@ -53,6 +54,7 @@ def encode_demonstrations(
     on_bad_row: str,
     train_on: str = "last",
     key: str = "max_length",
+    provenance: Provenance | None = None,
 ) -> tuple[Any, dict[str, int]]:
     """The table of ``load_demonstrations``, and the counts of rows used and left out; ``key`` is the argument that set
     the limit, for the error."""
@@ -78,6 +80,7 @@ def encode_demonstrations(
         what="prompt and response",
         key=key,
         counts=counts,
+        provenance=provenance,
     )
     sources = [source for source, _ in opened]
     refuse_nothing(sources, counts)

@@ -14,6 +14,7 @@ from rlhf_lightning.data.demonstration_rows import encode_demonstrations, load_d
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.packing import check_packing, collate_packs
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
 
@@ -42,7 +43,7 @@ class DemonstrationDataModule(pl.LightningDataModule):
         overlong: what to do with longer rows: "error", "drop", "keep_start" (the response loses its end and its EOS)
             or "keep_end" (the prompt loses its start).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         train_on: "last" or "all" assistant turns of a conversation.
         seed: order of the training rows.
         num_workers: worker processes per loader.
@@ -84,6 +85,7 @@ class DemonstrationDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.packing = check_packing(packing)
         self.counts: dict[str, int] = {}
+        self.provenance: dict[str, Provenance] = {}  # where the rows of each split come from
         self.train_rows: Any = None  # the table, after setup
         self.validation_rows: Any = None
 
@@ -102,8 +104,10 @@ class DemonstrationDataModule(pl.LightningDataModule):
         packed = self.packing is not None and (self.max_length is None or self.packing < self.max_length)
         tables = {}
         for split, sources in opened.items():
+            provenance = self.provenance[split] = Provenance()
             tables[split], counts = encode_demonstrations(
                 sources,
+                provenance=provenance,
                 encoder=self.encoder,
                 max_length=self.packing if packed else self.max_length,
                 overlong=self.overlong,
@@ -112,6 +116,7 @@ class DemonstrationDataModule(pl.LightningDataModule):
                 key="packing" if packed else "max_length",
             )
             tell(f"demonstrations for {split}", counts)
+            provenance.totals = counts
             self.counts = counts if split == "train" else self.counts
         self.train_rows, self.validation_rows = tables["train"], tables.get("validation")
 

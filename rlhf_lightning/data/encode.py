@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Sequence
@@ -192,6 +193,8 @@ class Encoder:
                 sorted(options.items()),
             ]
         special = [self.bos_token_id, self._adds_bos, self.eos_token_id, tokenizer.chat_template, self.system]
+        if "strftime_now" in str(tokenizer.chat_template or ""):  # a template that writes the day into every prompt
+            special.append(datetime.date.today().isoformat())
         return hashlib.sha256(json.dumps([model, special], sort_keys=True).encode()).hexdigest()
 
     def _rendered(self, messages: Conversation, prompt: bool) -> str:

@@ -11,7 +11,7 @@ ON_BAD_ROW = ("raise", "skip")
 
 
 class RowFault(UserError):
-    """One row's fault. The reader of the file adds file and row number, or counts the row under its reason.
+    """One row's fault. The reader of the file adds file and line, or counts the row under its reason.
 
     Args:
         reason: a word for the count: missing_or_null, wrong_type, empty_text, ranks, one_response, roles, template.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.mixing import Mixture, weights_of
 from rlhf_lightning.data.sources import Source, quiet_datasets
+from rlhf_lightning.data.unreadable import writing_to_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 def encode_source(
     source: Source,
-    encode: Callable[[dict[str, Any], str], dict[str, Any]],
+    encode: Callable[[dict[str, Any]], dict[str, Any]],
     *,
     encoder: Encoder,
     features: Features,
     options: str,
 ) -> Dataset:
-    """Apply ``encode(row, place)`` to every row of a file, or read the result of an earlier run.
+    """Apply ``encode(row)`` to every row of a file, or read the result of an earlier run.
 
     The cached result is named by a hash that is computed here: the file's content, the tokenizer's own definition, the
     options and the source code of this package. The hash that ``datasets`` would take instead pickles the tokenizer,
@@ -31,14 +32,14 @@ def encode_source(
 
     Args:
         source: the file.
-        encode: row and place ("file, row 3", for errors) -> columns as in ``features``.
+        encode: row -> columns as in ``features``.
         encoder: what ``encode`` uses.
         features: columns of the result.
         options: anything else that changes the result.
     """
 
-    def encode_row(row: dict[str, Any], index: int) -> dict[str, Any]:
-        return encode(row, f"{source.path}, row {index + 1}")
+    def encode_row(row: dict[str, Any], _: int) -> dict[str, Any]:
+        return encode(row)
 
     return mapped(source, source.rows, encode_row, encoder=encoder, features=features, options=options)
 
@@ -56,7 +57,7 @@ def mapped(
     """``rows.map(function)`` under a name of our own, see ``encode_source``; ``function`` also gets row numbers."""
     parts = [source.digest, encoder.fingerprint(), options, _code()]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    with quiet_datasets(source.rows.data.nbytes):
+    with quiet_datasets(source.rows.data.nbytes), writing_to_cache():
         return rows.map(
             function,
             with_indices=True,

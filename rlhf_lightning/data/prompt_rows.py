@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 from rlhf_lightning.data.columns import Columns, Opened, open_sources
+from rlhf_lightning.data.cut_text import cut_messages
 from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.hygiene.tables import clean_tables
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
@@ -42,6 +44,7 @@ def encode_prompts(
     overlong: str,
     on_bad_row: str,
     hygiene: PromptHygiene | None = None,
+    provenance: Provenance | None = None,
 ) -> tuple[Any, Any, dict[str, int]]:
     """The table of ``load_prompts``, the one that ``hygiene`` holds out (or None), and the counts of rows used and
     left out."""
@@ -66,12 +69,15 @@ def encode_prompts(
         what="the prompt's tokens",
         key="max_prompt_length",
         counts=counts,
+        provenance=provenance,
     )
     tables, sources = [rows for _, rows in encoded], [source for source, _ in opened]
     refuse_nothing(sources, counts)
     if hygiene is None or not hygiene.active:
         return join(tables, sources), None, dict(counts)
-    tables, held_out, dropped = clean_tables(tables, hygiene)
+    tables, held_out, dropped, cleaned = clean_tables(tables, hygiene)
+    if provenance is not None:
+        provenance.split(cleaned.train, cleaned.validation)
     counts["rows"] = sum(len(table) for table in tables)
     return join(tables, sources), None if held_out is None else join(held_out), {**counts, **dropped}
 
@@ -79,6 +85,17 @@ def encode_prompts(
 def _read(row: dict[str, Any], *, encoder: Encoder) -> tuple[list[str], tuple[Prompt, str]]:
     prompt, user = read_prompt(row), row.get("user")
     return [encoder.render(prompt)], (prompt, "" if user is None else str(user))
+
+
+def _cut(prompt: Prompt, tokens: list[int], *, encoder: Encoder, overlong: str) -> Prompt:
+    """What a reward over text must see of a prompt that was cut: what the policy saw of it."""
+    if not encoder.tokenizer.chat_template:
+        return encoder.decode(tokens) if isinstance(prompt, str) else prompt
+    inner = tokens[1:] if overlong == "keep_end" and tokens[:1] == [encoder.bos_token_id] else tokens
+    letters = len(encoder.tokenizer.decode(inner, clean_up_tokenization_spaces=False))
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    left = cut_messages(messages, rendered=encoder.render(prompt), letters=letters, overlong=overlong)
+    return left[0]["content"] if isinstance(prompt, str) else left
 
 
 def _build(
@@ -89,8 +106,7 @@ def _build(
     cut = limit is not None and len(tokens) > limit
     if limit is not None and cut:
         tokens = cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
-        if isinstance(prompt, str) and not encoder.tokenizer.chat_template:
-            prompt = encoder.decode(tokens)  # what a reward over text must see is what the policy saw
+        prompt = _cut(prompt, tokens, encoder=encoder, overlong=overlong)
     text, messages = (prompt, []) if isinstance(prompt, str) else ("", list(prompt))
     return {
         "input_ids": tokens,

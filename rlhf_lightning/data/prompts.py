@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf_lightning.data.columns import Columns, open_sources
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.prompt_rows import encode_prompts, load_prompts
 from rlhf_lightning.data.reporting import tell
 from rlhf_lightning.data.sources import Files
@@ -46,7 +48,7 @@ class PromptDataModule(pl.LightningDataModule):
         overlong: what to do with longer prompts: "error", "drop" (the paper), "keep_start" or "keep_end" (the first or
             the last tokens).
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``.
-        on_bad_row: "raise" for an error that names file and row, "skip" to count and leave out malformed rows.
+        on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         hygiene: duplicates, prompts per user, personal data and a split by user, over all training files together; None
             for none. Its ``validation_fraction`` takes the place of ``validation``, whose files are used as they are.
         document_eos, sample_by: see ``TextDataModule``.
@@ -114,6 +116,7 @@ class PromptDataModule(pl.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.counts: dict[str, int] = {}
+        self.provenance: dict[str, Provenance] = {}  # where the rows of each split come from
         self.train_rows: Any = None  # the table, after setup
         self.validation_rows: Any = None
         self.text_rows: Any = None
@@ -132,8 +135,10 @@ class PromptDataModule(pl.LightningDataModule):
         opened = {split: opener(files) for split, files in splits.items() if files is not None}
         tables = {}
         for split, sources in opened.items():
+            provenance = self.provenance[split] = Provenance()
             tables[split], held_out, counts = encode_prompts(
                 sources,
+                provenance=provenance,
                 encoder=self.encoder,
                 max_length=self.max_prompt_length,
                 overlong=self.overlong,
@@ -142,7 +147,9 @@ class PromptDataModule(pl.LightningDataModule):
             )
             if held_out is not None:
                 tables["validation"] = held_out
+                self.provenance["validation"] = provenance.held_out or Provenance()
             tell(f"prompts for {split}", counts)
+            provenance.totals = counts
             self.counts = counts if split == "train" else self.counts
         self.validation_rows = tables.get("validation")
         self._give_template()
@@ -157,7 +164,11 @@ class PromptDataModule(pl.LightningDataModule):
             if self.text_streaming:
                 self.text_rows = open_stream(self.text, **options, buffer=self.text_shuffle_buffer, seed=self.seed)
             else:
-                self.text_rows = load_blocks(self.text, **options)
+                text = self.provenance["text"] = Provenance()
+                counts = Counter()
+                self.text_rows = load_blocks(self.text, **options, counts=counts, provenance=text)
+                text.totals = counts
+                tell("text beside the prompts", counts)
         self.train_rows = tables["train"]
 
     def train_dataloader(self) -> CombinedLoader:

@@ -131,7 +131,7 @@ def _by_preference(preference: Any, k: int, majority: bool) -> tuple[list[tuple[
         number = _number(vote)
         if k == 2 and number in (0, 1.5):
             tied += 1
-        elif number is None or number != int(number) or not 1 <= number <= k:
+        elif number is None or not number.is_integer() or not 1 <= number <= k:
             raise RowFault(
                 "ranks", f"preference must be the number of the best response from 1 to {k}, not {vote!r}: mend the row"
             )
@@ -143,7 +143,7 @@ def _by_preference(preference: Any, k: int, majority: bool) -> tuple[list[tuple[
 
 def _by_choice(choice: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
     votes = [_number(vote) for vote in (choice if isinstance(choice, list) else [choice])]
-    if any(vote is None or vote != int(vote) or not 0 <= vote < k for vote in votes):
+    if any(vote is None or not vote.is_integer() or not 0 <= vote < k for vote in votes):
         raise RowFault(
             "ranks", f"choice must be the index of the best response from 0 to {k - 1}, not {choice!r}: mend the row"
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.data.bad_lines import UNREADABLE, BadRow, open_bytes, rows_of, write_readable
+from rlhf_lightning.data.bad_lines import rows_of, separator_of, write_readable
+from rlhf_lightning.data.csv_table import read_csv
+from rlhf_lightning.data.records import BadRow, open_bytes
 from rlhf_lightning.data.reporting import tell
+from rlhf_lightning.data.unreadable import NOT_WRITABLE, UNREADABLE, no_access, read_counts, unreadable, write_counts
 from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError, one_line
 
@@ -38,7 +39,7 @@ def builder_of(path: Path, sample_by: str) -> tuple[str, dict[str, Any]]:
     """The builder of ``datasets`` for a local file, and its options.
 
     Errors:
-        UserError: no such file, an unknown kind of file, an unknown ``sample_by``, a header that cannot be read.
+        UserError: no such file, an unknown kind of file, an unknown ``sample_by``.
     """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -56,12 +57,7 @@ def builder_of(path: Path, sample_by: str) -> tuple[str, dict[str, Any]]:
         if sample_by not in ("document", "paragraph", "line"):
             raise UserError(f"sample_by must be document, paragraph or line, not {sample_by!r}")
         return builder, {"sample_by": sample_by}
-    return builder, _csv_options(path, separator_of(path)) if builder == "csv" else {}
-
-
-def separator_of(path: Path) -> str:
-    """What parts the fields of a .csv or .tsv file."""
-    return "\t" if ".tsv" in [ending.lower() for ending in path.suffixes] else ","
+    return builder, {}
 
 
 def is_plain_text(path: str) -> bool:
@@ -90,8 +86,8 @@ def cache_folder(digest: str) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "rlhf_lightning" / digest[:20]
 
 
-def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, str, dict[str, int]]:
-    """The rows of a local file, the hash of its content, and the rows left out, by kind.
+def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, dict[str, int], str]:
+    """The rows of a local file, how many were left out, by kind, and the hash of its content.
 
     Args:
         path: the file.
@@ -104,27 +100,32 @@ def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, 
     """
     builder, options = builder_of(path, sample_by)
     digest = digest_of(path)
+    cache = cache_folder(digest)
+    if builder == "csv":
+        try:
+            return *read_csv(path, separator_of(path), cache, strict=on_bad_row == "raise"), digest
+        except UNREADABLE as error:
+            raise UserError(no_access(path, error)) from error
     try:
-        return read_table(path, builder, options, digest), digest, {}
+        return read_table(path, builder, options, digest), {}, digest
     except UserError:
-        if on_bad_row != "skip" or builder not in ("json", "csv"):
+        if on_bad_row != "skip" or builder != "json":
             raise
-    readable = cache_folder(digest) / "readable.jsonl"
-    counts = readable.with_name("skipped.json")
-    if not counts.is_file():
+    readable = cache / "readable-1.jsonl"
+    skipped = read_counts(readable)
+    if skipped is None:
         try:
             with whole_file(readable) as partial:
-                skipped = write_readable(path, builder, partial, separator=separator_of(path))
+                skipped = write_readable(path, builder, partial)
+            write_counts(readable, skipped)
         except UNREADABLE as error:
-            raise UserError(f"{path} cannot be read: {one_line(error)}: write it anew as UTF-8 text") from error
-        counts.write_text(json.dumps(skipped))
-    skipped = json.loads(counts.read_text())
+            raise UserError(no_access(path, error)) from error
     if not skipped:  # every row can be read by itself, so that the fault lies elsewhere and has been told
-        return read_table(path, builder, options, digest), digest, {}
+        return read_table(path, builder, options, digest), {}, digest
     if readable.stat().st_size == 0:
         raise UserError(f"{path}: none of its {sum(skipped.values())} rows can be read: mend the file")
     tell(f"{path}: rows left out at reading", skipped)
-    return read_table(readable, "json", {}, digest_of(readable)), digest, skipped
+    return read_table(readable, "json", {}, digest_of(readable)), skipped, digest
 
 
 def read_table(path: Path, builder: str, options: dict[str, Any], digest: str) -> Dataset:
@@ -147,10 +148,6 @@ def read_table(path: Path, builder: str, options: dict[str, Any], digest: str) -
     try:
         with quiet_datasets(path.stat().st_size):
             rows = load()
-    except PermissionError as error:
-        raise UserError(
-            f"{error.filename} cannot be written: set HF_DATASETS_CACHE to a folder for the prepared data"
-        ) from error
     except (DatasetGenerationError, StopIteration, ValueError, *UNREADABLE) as error:
         raise UserError(_diagnosis(path, builder, error)) from error
     if len(rows) == 0 or not rows.column_names:
@@ -191,24 +188,13 @@ def _digest(path: str, *status: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _csv_options(path: Path, separator: str) -> dict[str, Any]:
-    # All columns as text: guessing would turn a prompt "2024" into a number and an answer "None" into a missing one.
-    from datasets import Features, Value
-
-    try:
-        with open_bytes(path) as file:
-            lines = (line.decode("utf-8-sig" if i == 0 else "utf-8") for i, line in enumerate(file))
-            header = next(csv.reader(lines, delimiter=separator), [])
-    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {one_line(error)}: write it anew as UTF-8 text") from error
-    texts = {"features": Features({name: Value("string") for name in header}), "keep_default_na": False}
-    return {"sep": separator, **(texts if header else {})}
-
-
 def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
     """Why a file could not be read, from a second look at it."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
+        return no_access(path, cause)
     if builder in ("parquet", "arrow"):
-        return f"{path} is not a readable {builder} file: {one_line(error.__cause__ or error)}"
+        return f"{path} is not a readable {builder} file: {one_line(cause)}"
     empty = True
     try:
         if builder == "text":
@@ -220,15 +206,12 @@ def _diagnosis(path: Path, builder: str, error: BaseException) -> str:
                     except UnicodeDecodeError as fault:
                         return f"{path}, line {number}: not UTF-8 text ({fault.reason}): convert the file"
         else:
-            for row in rows_of(path, builder, separator=separator_of(path)):
+            for read in rows_of(path, builder):
                 empty = False
-                if isinstance(row, BadRow):
-                    return (
-                        f"{path}, line {row.line}: {row.kind} ({row.detail}): mend or remove the row, or leave it out "
-                        "with data.on_bad_row=skip"
-                    )
+                if isinstance(read.row, BadRow):
+                    return unreadable(path, read.place, read.row)
         if empty:
             return f"{path} has no rows: an empty dataset cannot be used"
-    except (*UNREADABLE, csv.Error) as fault:
-        return f"{path} cannot be read: {one_line(fault)}: write it anew as UTF-8 text"
-    return f"{path} cannot be read as {builder}: {one_line(error.__cause__ or error)}"
+    except UNREADABLE as fault:
+        return no_access(path, fault)
+    return f"{path} cannot be read as {builder}: {one_line(cause)}"

@@ -8,10 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_lightning.data.columns import Layout, Opened
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import RowFault, check_on_bad_row
+from rlhf_lightning.data.places import Provenance, place_of
 from rlhf_lightning.data.preparation import mapped
 from rlhf_lightning.data.reporting import report
 from rlhf_lightning.data.sources import Source
@@ -40,6 +42,7 @@ def encode_sources(
     key: str,
     counts: Counter[str],
     amend: Callable[[Dataset, Layout], Amend] | None = None,
+    provenance: Provenance | None = None,
 ) -> list[tuple[Dataset, Dataset]]:
     """(the encoding of every row, the rows in use) of each source; ``counts["rows"]`` counts the latter.
 
@@ -48,6 +51,7 @@ def encode_sources(
         build: as for ``encode_rows``; also gets the tokens that rows are cut to (``limit``, or None) and ``overlong``.
         max_length: most tokens of a row; None for no limit.
         amend: (rows of a source, layout) -> ``amend`` of ``encode_rows``.
+        provenance: is told what every source gave, and which rows are in use.
         read, encoder, features, options, on_bad_row: see ``encode_rows``.
         overlong, what, key, counts: see ``keep``.
     """
@@ -65,8 +69,12 @@ def encode_sources(
             on_bad_row=on_bad_row,
             amend=None if amend is None else amend(source.rows, layout),
         )
-        rows = keep(encoded, source, limit=max_length, overlong=overlong, what=what, key=key, counts=counts)
-        counts["rows"] += len(rows)
+        own = Counter(rows=0)
+        rows, used = keep(encoded, source, limit=max_length, overlong=overlong, what=what, key=key, counts=own)
+        own["rows"] = len(rows)
+        counts.update(own)
+        if provenance is not None:
+            provenance.add(source, own, used)
         tables.append((encoded, rows))
     return tables
 
@@ -100,7 +108,7 @@ def encode_rows(
         amend: row under our names and its number -> the row to read, or None for one that is merged into another.
 
     Errors:
-        UserError: a bad row, named by file and row.
+        UserError: a bad row, named by file and line.
     """
     from datasets import Features, List, Value
 
@@ -124,7 +132,7 @@ def encode_rows(
                 found, rest = read(row)
             except RowFault as fault:
                 if on_bad_row == "raise":
-                    raise UserError(f"{source.path}, row {index + 1}: {fault}") from fault
+                    raise UserError(f"{place_of(source, index)}: {fault}") from fault
                 rows.append({**blank, "left_out": f"skipped_{fault.reason}"})
                 continue
             pending.append((len(rows), slice(len(texts), len(texts) + len(found)), rest))
@@ -155,8 +163,8 @@ def keep(
     what: str,
     key: str,
     counts: Counter[str],
-) -> Dataset:
-    """The rows that can be used and are within the limit; what is left out is counted and logged.
+) -> tuple[Dataset, NDArray[np.int64]]:
+    """The rows that can be used and are within the limit, and their numbers; what is left out is counted and logged.
 
     Args:
         rows: the result of ``encode_rows`` for ``source``, with a column ``length``.
@@ -193,7 +201,7 @@ def keep(
         if long.any() and overlong == "error":
             first = int(np.flatnonzero(long)[0])
             raise UserError(
-                f"{source.path}, row {first + 1}: {what} have length {lengths[first]} and the limit is {limit}: "
+                f"{place_of(source, first)}: {what} have length {lengths[first]} and the limit is {limit}: "
                 f"set data.overlong=drop or raise data.{key}"
             )
         dropped = int(long.sum()) + found.get("overlong_rows_dropped", 0)
@@ -209,7 +217,8 @@ def keep(
             counts["overlong_rows_cut"] += cut
             report("%s: %d of %d rows cut to %d tokens (%s)", source.path, cut, len(rows), limit, overlong)
     rows = rows.remove_columns([name for name in ("left_out", "cut") if name in rows.column_names])
-    return rows if used.all() else rows.select(np.flatnonzero(used))
+    numbers = np.flatnonzero(used)
+    return rows if used.all() else rows.select(numbers), numbers
 
 
 def refuse_nothing(sources: Sequence[Source], counts: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf_lightning.data.adapters import adapt
 from rlhf_lightning.data.faults import check_on_bad_row
 from rlhf_lightning.data.hub import describe_hub, load_hub
+from rlhf_lightning.data.places import place_of
 from rlhf_lightning.data.readers import quiet_datasets, read_file
 from rlhf_lightning.data.specs import Files, Spec, specs_of
 from rlhf_lightning.errors import UserError, one_line
@@ -35,6 +36,12 @@ class Source(NamedTuple):
     """Expected name -> name in this source, where the source says so itself."""
     revision: str | None = None
     """Commit of a hub dataset, where it is known."""
+    adapter: str | None = None
+    """What its rows went through."""
+    content: str = ""
+    """Hash of the source as it stands, before rows were left out or adapted."""
+    read: int = 0
+    """Rows of the source as it stands, those that cannot be read included."""
 
 
 def load_rows(
@@ -79,18 +86,19 @@ def _load(spec: Spec, sample_by: str, on_bad_row: str) -> Source:
     revision: str | None = None
     skipped: dict[str, int] = {}
     if spec.path is not None:
-        rows, digest, skipped = read_file(Path(spec.path), sample_by=sample_by, on_bad_row=on_bad_row)
+        rows, skipped, digest = read_file(Path(spec.path), sample_by=sample_by, on_bad_row=on_bad_row)
     else:
         with quiet_datasets(2**62):
             rows = load_hub(spec)
         digest, revision = describe_hub(spec, rows)
         if len(rows) == 0:
             raise UserError(f"{spec.name} has no rows: an empty dataset cannot be used")
+    content, read = digest, len(rows) + sum(skipped.values())
     if spec.adapter is not None:
         rows, digest = adapt(rows, spec.adapter, name=spec.name, digest=digest)
     if skipped:  # what is encoded from the readable rows is not what the whole file would give
         digest = hashlib.sha256(f"{digest} readable".encode()).hexdigest()
-    return Source(spec.name, rows, digest, skipped, spec.weight, spec.columns, revision)
+    return Source(spec.name, rows, digest, skipped, spec.weight, spec.columns, revision, spec.adapter, content, read)
 
 
 def require_text(source: Source, field: str) -> None:
@@ -101,7 +109,7 @@ def require_text(source: Source, field: str) -> None:
     columns = source.rows.column_names
     if field not in columns:
         raise UserError(
-            f"{source.path}, row 1: no field {field!r}; the fields are {', '.join(columns)}: "
+            f"{place_of(source, 0)}: no field {field!r}; the fields are {', '.join(columns)}: "
             "rename one, name it with columns, or convert the file"
         )
     column = source.rows.data.column(field)
@@ -121,4 +129,4 @@ def require_text(source: Source, field: str) -> None:
         problem = f"the field {field!r} is empty"
     else:
         problem = f"the field {field!r} must be text, not {type(value).__name__}"
-    raise UserError(f"{source.path}, row {index + 1}: {problem}: mend or remove the row")
+    raise UserError(f"{place_of(source, index)}: {problem}: mend or remove the row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -87,7 +88,9 @@ def _spec(entry: Any) -> Spec:
     if "path" in given and of_hub:
         raise UserError(f"{given['path']}: {of_hub[0]} belongs to a hub dataset: leave it out of a source with a path")
     weight = given.get("weight")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
+    if weight is not None and (
+        isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf
+    ):
         raise UserError(f"{given.get('path', given.get('hub'))}: weight must be a positive number, not {weight!r}")
     columns = given.pop("columns", None)
     if columns is not None:

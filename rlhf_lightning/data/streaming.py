@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_lightning.data.records import BadRow
+from rlhf_lightning.data.reporting import report, tell
+from rlhf_lightning.data.row_streams import RowStream
 from rlhf_lightning.data.sampling import permutation
+from rlhf_lightning.data.unreadable import unreadable
 from rlhf_lightning.errors import UserError
 
 
@@ -15,12 +20,14 @@ class Documents(NamedTuple):
     """One source of a stream."""
 
     name: str
-    open: Callable[[], Any]
-    """A fresh ``datasets.IterableDataset`` over its rows."""
+    open: Callable[[], RowStream]
+    """A fresh stream of its rows."""
     field: str
     """The column of its text."""
     blank_lines: bool = False
     """Whether rows without text are to be expected."""
+    loose: bool = False
+    """Whether a row may lack a field that others have."""
 
 
 class BlockSource:
@@ -33,10 +40,11 @@ class BlockSource:
         parts: the sources.
         encode: text -> token ids.
         block_size: tokens of a block.
-        on_bad_row: what a row without text does: "raise" or "skip".
+        on_bad_row: what a row that cannot be read, or without text, does: "raise" or "skip". What is left out is
+            counted, logged at the first of each kind and at the end of a pass.
 
     Errors:
-        UserError: a row without text; sources without any row.
+        UserError: a row that cannot be used, named by file and line; sources without any row.
     """
 
     def __init__(
@@ -46,8 +54,9 @@ class BlockSource:
         self.encode = encode
         self.block_size = block_size
         self.on_bad_row = on_bad_row
-        self.skipped = 0
-        self._position: dict[str, Any] = {"part": 0, "rows": None, "used": 0}
+        self.skipped: Counter[str] = Counter()
+        """Rows of this pass that were left out, by kind."""
+        self._position: dict[str, Any] = {"part": 0, "rows": None, "used": 0, "skipped": {}}
         self._blocks = self._read(self._position)
 
     def __next__(self) -> np.ndarray[Any, Any]:
@@ -65,6 +74,7 @@ class BlockSource:
         """Blocks, each with the position behind it."""
         tokens: list[int] = []
         drop = position["used"]
+        self.skipped = Counter(position["skipped"])
         for ids, place in self._documents(position["part"], position["rows"]):
             # What is left of earlier documents is less than a block, so the first block here uses all of it.
             used = drop - len(tokens)
@@ -87,29 +97,47 @@ class BlockSource:
                 if before is not None:
                     rows.load_state_dict(before)
                     found = True  # what came before the position was something
-                for row in rows:
-                    ids = self._ids(row, self.parts[index])
+                skipped = dict(self.skipped)
+                for place, row in rows:
+                    ids = self._ids(place, row, self.parts[index])
                     if ids:
                         found = True
-                        yield ids, {"part": index, "rows": before}
-                    before = rows.state_dict()
+                        yield ids, {"part": index, "rows": before, "skipped": skipped}
+                    before, skipped = rows.state_dict(), dict(self.skipped)
+            names = ", ".join(documents.name for documents in self.parts)
             if not found and part == 0:
-                names = ", ".join(documents.name for documents in self.parts)
                 raise UserError(f"{names}: no row has text: an empty dataset cannot be used")
+            if self.skipped:
+                tell(f"{names}: rows left out in a pass", self.skipped)
+            self.skipped = Counter()
             part = 0
 
-    def _ids(self, row: dict[str, Any], documents: Documents) -> list[int]:
+    def _ids(self, place: str, row: dict[str, Any] | BadRow, documents: Documents) -> list[int]:
+        if isinstance(row, BadRow):
+            return self._leave_out(row.kind, unreadable(documents.name, place, row), place, documents)
         text = row.get(documents.field)
         if isinstance(text, str) and text.strip():
             return self.encode(text)
-        lenient = documents.blank_lines or self.on_bad_row == "skip"
-        if documents.field not in row or not lenient:
-            problem = "is no text or empty" if documents.field in row else f"is not among {', '.join(row)}"
+        if documents.blank_lines:
+            return []
+        if documents.field not in row and (self.on_bad_row == "raise" or not documents.loose):
             raise UserError(
-                f"{documents.name}: the field {documents.field!r} of a row {problem}: name the column with "
-                "data.columns, or leave such rows out with data.on_bad_row=skip"
+                f"{documents.name}, {place}: no field {documents.field!r}; the fields are {', '.join(row)}: name the "
+                "column with data.columns"
             )
-        self.skipped += 1
+        kind = "no text" if text is None or not isinstance(text, str) else "empty text"
+        problem = (
+            f"{documents.name}, {place}: the field {documents.field!r} is {'empty' if kind == 'empty text' else kind}: "
+            "mend or remove the row, or leave it out with data.on_bad_row=skip"
+        )
+        return self._leave_out(kind, problem, place, documents)
+
+    def _leave_out(self, kind: str, problem: str, place: str, documents: Documents) -> list[int]:
+        if self.on_bad_row == "raise":
+            raise UserError(problem)
+        if not self.skipped[kind]:
+            report("%s, %s: left out, the first row of this pass with %s", documents.name, place, kind)
+        self.skipped[kind] += 1
         return []
 
 

@@ -14,6 +14,7 @@ from rlhf_lightning.data.collate import collate_tokens
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.loader import StreamLoader, stream_loader
 from rlhf_lightning.data.mixing import Mixture, weights_of
+from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import encode_source, join
 from rlhf_lightning.data.readers import is_plain_text
 from rlhf_lightning.data.reporting import tell
@@ -78,6 +79,7 @@ def load_blocks(
     columns: Mapping[str, str] | None = None,
     on_bad_row: str = "raise",
     counts: Counter[str] | None = None,
+    provenance: Provenance | None = None,
 ) -> TextBlocks | Mixture:
     """Blocks of the documents in ``files`` (rows with ``text``, or .txt files).
 
@@ -91,6 +93,7 @@ def load_blocks(
         on_bad_row: what a row without text does: "raise", or "skip" to leave it out with a count. Blank lines of a
             .txt file are always left out.
         counts: is added to: documents, tokens, and skipped_... for the rows left out.
+        provenance: is told the same, source by source.
     """
     from datasets import Features, List, Value
 
@@ -103,7 +106,7 @@ def load_blocks(
         if strict or field not in source.rows.column_names:
             require_text(source, field)
 
-        def encode(row: dict[str, Any], place: str, field: str = field) -> dict[str, Any]:
+        def encode(row: dict[str, Any], field: str = field) -> dict[str, Any]:
             text = row[field]
             known = isinstance(text, str) and text.strip()
             return {"input_ids": encoder.document(text, eos=document_eos) if known else []}
@@ -117,11 +120,13 @@ def load_blocks(
         )
         lengths = pc.list_value_length(table.data.column("input_ids"))
         empty = pc.sum(pc.equal(lengths, 0)).as_py()
-        counts["documents"] += len(table) - empty
-        counts["tokens"] += pc.sum(lengths).as_py()
-        counts.update({f"skipped_{kind.replace(' ', '_')}": number for kind, number in source.skipped.items()})
+        own = Counter(documents=len(table) - empty, tokens=pc.sum(lengths).as_py())
+        own.update({f"skipped_{kind.replace(' ', '_')}": number for kind, number in source.skipped.items()})
         if empty:
-            counts["skipped_empty_text"] += empty
+            own["skipped_empty_text"] += empty
+        counts.update(own)
+        if provenance is not None:
+            provenance.add(source, own)
         tables.append(table)
     weights = weights_of([source.weight for source in sources])
     if weights is None:
@@ -186,6 +191,7 @@ class TextDataModule(pl.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.counts: Counter[str] = Counter()
+        self.provenance = {"train": Provenance(), "validation": Provenance()}  # what each source gave
         self.train_rows: Any = None  # the table or the stream, after setup
         self.validation_rows: TextBlocks | Mixture | None = None
 
@@ -199,10 +205,9 @@ class TextDataModule(pl.LightningDataModule):
         if self.streaming:
             self.train_rows = open_stream(self.train, **self._options(), buffer=self.shuffle_buffer, seed=self.seed)
         else:
-            self.train_rows = load_blocks(self.train, **self._options(), counts=self.counts)
-            tell("text to train on", self.counts)
+            self.train_rows = self._blocks(self.train, "train", self.counts)
         if self.validation is not None:
-            self.validation_rows = load_blocks(self.validation, **self._options())
+            self.validation_rows = self._blocks(self.validation, "validation", Counter())
 
     def train_dataloader(self) -> StreamLoader | TextStreamLoader:
         self.setup()
@@ -222,6 +227,13 @@ class TextDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> StreamLoader | list[Any]:
         self.setup()
         return [] if self.validation_rows is None else self._loader(self.validation_rows, train=False)
+
+    def _blocks(self, files: Files, split: str, counts: Counter[str]) -> TextBlocks | Mixture:
+        provenance = self.provenance[split]
+        blocks = load_blocks(files, **self._options(), counts=counts, provenance=provenance)
+        provenance.totals = counts
+        tell("text to train on" if split == "train" else "text for validation", counts)
+        return blocks
 
     def _options(self) -> dict[str, Any]:
         return {

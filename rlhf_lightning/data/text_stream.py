@@ -10,6 +10,7 @@ from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hub import load_hub
 from rlhf_lightning.data.mixing import weights_of
 from rlhf_lightning.data.readers import builder_of, is_plain_text, quiet_datasets
+from rlhf_lightning.data.row_streams import FileRows, NumberedRows, RowStream
 from rlhf_lightning.data.sharing import check_shared, count_of_done, rank_and_world
 from rlhf_lightning.data.specs import Files, Spec, specs_of, text_column
 from rlhf_lightning.data.streaming import BlockSource, BlockStream, Documents
@@ -140,7 +141,7 @@ def _documents(spec: Spec, columns: Mapping[str, str] | None, sample_by: str) ->
         raise UserError(f"{spec.name}: adapter {spec.adapter} needs all rows at once: set data.streaming=false")
     field = text_column(spec.columns, columns)
     if spec.path is None:
-        return Documents(spec.name, lambda: load_hub(spec, streaming=True), field)
+        return Documents(spec.name, lambda: NumberedRows(lambda: load_hub(spec, streaming=True), spec.name), field)
     path = Path(spec.path)
     builder, options = builder_of(path, sample_by)
 
@@ -150,4 +151,7 @@ def _documents(spec: Spec, columns: Mapping[str, str] | None, sample_by: str) ->
                 builder, data_files=str(path.absolute()), split="train", streaming=True, **options
             )
 
-    return Documents(spec.name, open_file, field, blank_lines=is_plain_text(spec.path))
+    def open_rows() -> RowStream:
+        return FileRows(path, builder) if builder in ("json", "csv") else NumberedRows(open_file, spec.name)
+
+    return Documents(spec.name, open_rows, field, blank_lines=is_plain_text(spec.path), loose=builder == "json")

@@ -21,7 +21,7 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
         key: the data module's argument that limits the length.
 
     Raises:
-        UserError: names file, row, length and context.
+        UserError: names file, line, length and context.
     """
     context = context_length(model)
     if context is None:
@@ -31,17 +31,32 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
     generated = f" with {new_tokens} new tokens" if new_tokens else ""
     for split in ("train", "validation", "demonstrations"):
         rows: Any = getattr(data, f"{'demonstration' if split == 'demonstrations' else split}_rows", None)
-        if "length" in getattr(rows, "column_names", ()):
-            # Of the rows in use, not of the table beneath, which still holds the rows that were dropped; as an array,
-            # because a list of a million rows takes a minute.
-            lengths = rows.select_columns("length").with_format("arrow")[:].column("length").to_numpy()
-            row = int(lengths.argmax())
-            if lengths[row] > room:
-                raise UserError(
-                    f"{getattr(data, split)}: row {row + 1} has {lengths[row]} tokens, which{generated} is more than "
-                    f"the model's context of {context}; {ways_out}"
-                )
+        found = longest(rows)
+        if found is not None and found[1] > room:
+            row, length = found
+            provenance = getattr(data, "provenance", {}).get(split)
+            place = f"{getattr(data, split)}, row {row + 1}" if provenance is None else provenance.place(row)
+            raise UserError(
+                f"{place} has {length} tokens, which{generated} is more than the model's context of {context}; "
+                f"{ways_out}"
+            )
     for name in ("block_size", "text_block"):
         block = getattr(data, name, None)
         if isinstance(block, int) and block > context and (name == "block_size" or getattr(data, "text", None)):
             raise UserError(f"data.{name}={block} is more than the model's context of {context}; lower it")
+
+
+def longest(rows: Any) -> tuple[int, int] | None:
+    """The row with the most tokens and their number, of a table or a mixture of tables; None without lengths."""
+    best, before = (0, -1), 0
+    for table in getattr(rows, "tables", [rows]):
+        if "length" not in getattr(table, "column_names", ()):
+            return None
+        # Of the rows in use, not of the table beneath, which still holds the rows that were dropped; as an array,
+        # because a list of a million rows takes a minute.
+        lengths = table.select_columns("length").with_format("arrow")[:].column("length").to_numpy()
+        row = int(lengths.argmax())
+        if lengths[row] > best[1]:
+            best = before + row, int(lengths[row])
+        before += len(lengths)
+    return best

@@ -44,7 +44,7 @@ def test_the_card_is_there_before_the_first_batch(
         make_trainer(callbacks=[DataCard(folder=tmp_path / "run")]).fit(Failing(), datamodule=data)
     card = json.loads((tmp_path / "run" / "data.json").read_text())
     assert card["sources"]["train"][0]["rows"] == 2
-    assert card["counts"] == {"documents": 2, "tokens": 12}
+    assert card["counts"] == {"train": {"documents": 2, "tokens": 12}}
     assert card["tokenizer"] == encoder.fingerprint()
 
 

@@ -19,6 +19,9 @@ BAD = {
     "a number": (b"5", "no JSON object"),
     "bytes": (b'{"prompt": "\xff\xfe"}', "not UTF-8"),
     "bytes elsewhere": (b'{"prompt": "b", "\xff": 1}', "not UTF-8"),
+    "half an emoji": (rb'{"prompt": "\ud83d"}', "half a letter"),
+    "a key twice": (b'{"prompt": "b", "prompt": "c"}', "key given twice"),
+    "a key twice within": (b'{"prompt": "b", "x": [{"y": 1, "y": 1}]}', "key given twice"),
 }
 
 
@@ -53,6 +56,19 @@ def test_a_second_start_finds_the_readable_rows_again(tmp_path: Path, monkeypatc
     assert second.digest == first.digest
 
 
+@pytest.mark.parametrize("half", ["", '{"not valid JS'])
+def test_counts_that_were_not_written_to_their_end_are_written_anew(tmp_path: Path, half: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + b"{\n")
+    load_sources(path, on_bad_row="skip")
+    (counts,) = tmp_path.glob("cache/rlhf_lightning/*/*.skipped.json")
+    counts.write_text(half)
+    (source,) = load_sources(path, on_bad_row="skip")
+    assert source.skipped == {"not valid JSON": 1}
+    assert json.loads(counts.read_text()) == {"not valid JSON": 1}
+    assert list(counts.parent.glob(".*")) == []  # no partial file stays
+
+
 def test_nothing_is_skipped_in_a_good_file_and_its_cache_is_shared(write: Callable[..., Path]) -> None:
     path = write("a.jsonl", {"prompt": "a"})
     (strict,) = load_sources(path)
@@ -74,7 +90,7 @@ def test_rows_of_a_csv_file(tmp_path: Path) -> None:
 def test_entries_of_a_json_list(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"prompt": "a"}, 5, {"prompt": "b"}]))
-    with pytest.raises(UserError, match=r"a\.json, line 2: no JSON object"):
+    with pytest.raises(UserError, match=r"a\.json, row 2: no JSON object"):
         load_sources(path)
     (source,) = load_sources(path, on_bad_row="skip")
     assert source.rows["prompt"][:] == ["a", "b"]

@@ -39,19 +39,23 @@ def test_sources_rows_in_rows_dropped_hashes_and_tokenizer(write: Callable[..., 
     data.setup()
     card = data_card(data)
     (train,) = card["sources"]["train"]
-    assert train.pop("hash") != hashlib.sha256(path.read_bytes()).hexdigest()  # not all of the file is used
+    assert train.pop("hash") == hashlib.sha256(path.read_bytes()).hexdigest()
     assert train == {
         "path": str(path),
         "weight": 2,
         "columns": {"prompt": "prompt"},
         "rows": 3,
         "unreadable_rows": {"not valid JSON": 1},
+        "counts": {"rows": 1, "overlong_rows_dropped": 1, "skipped_not_valid_JSON": 1},
     }
     (validation,) = card["sources"]["validation"]
     assert validation["hash"] == hashlib.sha256(clean.read_bytes()).hexdigest()
     assert card["sources"]["demonstrations"][0]["rows"] == 1
-    assert card["counts"]["rows"] == 1
-    assert card["counts"]["overlong_rows_dropped"] == 1
+    assert card["sources"]["demonstrations"][0]["counts"] == {"rows": 1}
+    assert card["counts"]["train"] == data.counts
+    assert card["counts"]["train"]["overlong_rows_dropped"] == 1
+    assert card["counts"]["validation"]["overlong_rows_dropped"] == 1
+    assert card["counts"]["demonstrations"] == {"rows": 1}
     assert card["tokenizer"] == encoder.fingerprint()
 
 
@@ -71,6 +75,43 @@ def test_a_hub_dataset_has_its_commit(monkeypatch: pytest.MonkeyPatch, encoder: 
         "rows": 1,
         "unreadable_rows": {},
     }
+
+
+def test_an_adapted_source_has_the_hash_and_the_rows_of_its_file(encoder: Encoder) -> None:
+    path = Path(__file__).parent / "fixtures" / "helpsteer2.jsonl"
+    data = ComparisonDataModule(encoder=encoder, train={"path": str(path), "adapter": "helpsteer2"})
+    data.setup()
+    (source,) = data_card(data)["sources"]["train"]
+    assert source["hash"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert source["rows"] == len(path.read_text().splitlines())
+    assert source["adapted_rows"] == 3
+    assert source["counts"] == {"rows": 2, "tied_rows_skipped": 1}
+
+
+def test_text_beside_prompts_is_counted_source_by_source(
+    write: Callable[..., Path], encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = write("b.jsonl", {"text": "a b"}, {"text": ""}), write("c.jsonl", {"text": "c"})
+    data = PromptDataModule(
+        encoder=encoder,
+        train=write("a.jsonl", {"prompt": "a"}),
+        text=[one, two],
+        text_block=4,
+        iterations=1,
+        on_bad_row="skip",
+    )
+    with caplog.at_level("INFO"):
+        data.setup()
+    card = data_card(data)
+    assert [source["counts"] for source in card["sources"]["text"]] == [
+        {"documents": 1, "tokens": 4, "skipped_empty_text": 1},
+        {"documents": 1, "tokens": 3},
+    ]
+    assert card["counts"] == {
+        "train": {"rows": 1},
+        "text": {"documents": 2, "tokens": 7, "skipped_empty_text": 1},
+    }
+    assert "text beside the prompts: documents 2, tokens 7, skipped_empty_text 1" in caplog.text
 
 
 def test_a_stream_is_named_and_not_read(encoder: Encoder) -> None:

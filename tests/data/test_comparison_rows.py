@@ -97,7 +97,7 @@ def test_annotators_in_rows_of_their_own_are_brought_together_for_the_majority(w
     other = {**pair, "output_2": "d", "preference": 1, "annotator": "x"}
     votes = [{**pair, "preference": vote, "annotator": f"{i}"} for i, vote in enumerate([2, 1, 2])]
     path = write("a.jsonl", {**pair, "preference": None}, votes[0], other, *votes[1:])
-    with pytest.raises(UserError, match="row 1: neither ranks nor"):
+    with pytest.raises(UserError, match="line 1: neither ranks nor"):
         loaded(path, annotators="majority")
     assert loaded(path, on_bad_row="skip").counts["pairs"] == 4
     for _ in range(2):  # the second time from the cache
@@ -134,7 +134,7 @@ def test_bad_row_is_named_or_skipped_with_a_count(
     path = write("a.jsonl", GOOD, GOOD, entry)
     with pytest.raises(UserError) as error:
         loaded(path)
-    assert str(error.value).startswith(f"{path}, row 3: {problem}")
+    assert str(error.value).startswith(f"{path}, line 3: {problem}")
     counts = loaded(path, on_bad_row="skip").counts
     assert (counts["rows"], counts[f"skipped_{reason}"]) == (2, 1)
 
@@ -142,7 +142,7 @@ def test_bad_row_is_named_or_skipped_with_a_count(
 def test_hh_dialogues_out_of_order_are_bad_rows(write: Callable[..., Path]) -> None:
     start = "\n\nHuman: a\n\nAssistant: b\n\nAssistant: "
     path = write("a.jsonl", HH, {"chosen": f"{start}d", "rejected": f"{start}e"}, {**HH, "chosen": "b"})
-    with pytest.raises(UserError, match=r"row 2: roles out of order in 'chosen': user, assistant, assistant"):
+    with pytest.raises(UserError, match=r"line 2: roles out of order in 'chosen': user, assistant, assistant"):
         loaded(path)
     counts = loaded(path, on_bad_row="skip").counts
     assert (counts["rows"], counts["skipped_roles"], counts["skipped_wrong_type"]) == (1, 1, 1)

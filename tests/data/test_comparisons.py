@@ -70,13 +70,13 @@ def test_bad_row_is_named_by_file_and_number(write: Callable[..., Path], encoder
     path = write("a.jsonl", RANKED, {"prompt": "a", "responses": ["b"], "ranks": [1]})
     with pytest.raises(UserError) as error:
         ComparisonDataModule(encoder=encoder, train=path).prepare_data()
-    assert str(error.value).startswith(f"{path}, row 2: K = 1 ")
+    assert str(error.value).startswith(f"{path}, line 2: K = 1 ")
 
 
 def test_limit_counts_the_longest_completion(write: Callable[..., Path], encoder: Encoder) -> None:
     long = {"prompt": "a", "responses": ["b", "c d e"], "ranks": [1, 2]}  # 1 + 1 + 3 + EOS = 6
     path = write("a.jsonl", RANKED, long)
-    with pytest.raises(UserError, match=r"row 2: .*length 6 and the limit is 5"):
+    with pytest.raises(UserError, match=r"line 2: .*length 6 and the limit is 5"):
         ComparisonDataModule(encoder=encoder, train=path, max_length=5).setup()
     data = ComparisonDataModule(encoder=encoder, train=path, max_length=5, overlong="drop")
     data.setup()

@@ -104,7 +104,7 @@ def test_bad_row_is_named_or_skipped_with_a_count(
     path = write("a.jsonl", GOOD, row, GOOD)
     with pytest.raises(UserError) as error:
         DemonstrationDataModule(encoder=encoder, train=path).setup()
-    assert str(error.value).startswith(f"{path}, row 2: {problem}")
+    assert str(error.value).startswith(f"{path}, line 2: {problem}")
     assert "\n" not in str(error.value)
     for _ in range(2):  # the second time from the cache
         data = DemonstrationDataModule(encoder=encoder, train=path, on_bad_row="skip")
@@ -131,7 +131,7 @@ def test_bad_conversation_is_named_or_skipped_with_a_count(
 ) -> None:
     path = write("a.jsonl", {"messages": TURNS}, {"messages": messages})
     encoder = Encoder(make_tokenizer(template=TEMPLATE))
-    with pytest.raises(UserError, match=r"a\.jsonl, row 2: "):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: "):
         DemonstrationDataModule(encoder=encoder, train=path).setup()
     data = DemonstrationDataModule(encoder=encoder, train=path, on_bad_row="skip")
     data.setup()
@@ -142,7 +142,7 @@ def test_conversation_that_the_template_refuses_is_a_bad_row(write: Callable[...
     refusing = "{% if messages[0].content == 'b' %}{{ raise_exception('no b') }}{% endif %}" + TEMPLATE
     path = write("a.jsonl", {"question": "a", "answer": "c"}, {"question": "b", "answer": "c"})
     encoder = Encoder(make_tokenizer(template=refusing))
-    with pytest.raises(UserError, match=r"row 2: The chat template refuses .*: no b"):
+    with pytest.raises(UserError, match=r"line 2: The chat template refuses .*: no b"):
         DemonstrationDataModule(encoder=encoder, train=path).setup()
     data = DemonstrationDataModule(encoder=encoder, train=path, on_bad_row="skip")
     data.setup()

@@ -46,7 +46,7 @@ def test_limit_counts_prompt_and_response(write: Callable[..., Path], encoder: E
     with pytest.raises(UserError) as error:
         data.prepare_data()
     assert str(error.value) == (
-        f"{path}, row 2: prompt and response have length 6 and the limit is 5: "
+        f"{path}, line 2: prompt and response have length 6 and the limit is 5: "
         "set data.overlong=drop or raise data.max_length"
     )
     data = DemonstrationDataModule(encoder=encoder, train=path, max_length=5, overlong="drop")

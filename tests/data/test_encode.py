@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,19 @@ def test_real_tokenizer_gives_text_back(shared: Path) -> None:
     assert encoder.decode(encoder.response(story)) == story
     assert encoder.prompt(story).count(encoder.bos_token_id) == 1
     assert encoder.prompt(story)[1:] == encoder.response(story)[:-1]
+
+
+def test_a_template_that_writes_the_day_is_another_one_the_next_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else rows of yesterday, with yesterday's date in them, would be read from the cache."""
+    dated = Encoder(make_tokenizer(template="{{ strftime_now('%d %b %Y') }}" + TEMPLATE))
+    plain = Encoder(make_tokenizer(template=TEMPLATE))
+    before = dated.fingerprint(), plain.fingerprint()
+
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls) -> datetime.date:
+            return datetime.date(2100, 1, 1)
+
+    monkeypatch.setattr("rlhf_lightning.data.encode.datetime.date", Tomorrow)
+    assert dated.fingerprint() != before[0]
+    assert plain.fingerprint() == before[1]

@@ -105,7 +105,7 @@ def test_an_example_longer_than_a_pack_falls_under_the_overlong_rule(
         make(packing=6, **options).setup()
     first = limit - 2  # the rows have 4, 5, 6, 7, 4, ... tokens
     assert str(error.value) == (
-        f"{rows}, row {first}: prompt and response have length {limit + 1} and the limit is {limit}: "
+        f"{rows}, line {first}: prompt and response have length {limit + 1} and the limit is {limit}: "
         f"set data.overlong=drop or raise data.{key}"
     )
     kept = make(packing=6, overlong="drop", **options)

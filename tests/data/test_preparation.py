@@ -64,7 +64,7 @@ def test_row_over_the_limit_is_named_with_its_length(write: Callable[..., Path],
     with pytest.raises(UserError) as error:
         load_prompts([good, bad], encoder=encoder, max_length=3)
     assert str(error.value) == (
-        f"{bad}, row 2: the prompt's tokens have length 4 and the limit is 3: "
+        f"{bad}, line 2: the prompt's tokens have length 4 and the limit is 3: "
         "set data.overlong=drop or raise data.max_prompt_length"
     )
 

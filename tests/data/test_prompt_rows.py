@@ -64,7 +64,7 @@ def test_long_prompt_is_cut_on_demand_and_its_text_with_it(
 
 def test_bad_prompts_are_named_or_skipped_with_a_count(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"prompt": "a"}, {"prompt": None}, {"prompt": " "}, {"prompt": 7})
-    with pytest.raises(UserError, match=r"a\.jsonl, row 2: no field 'prompt'"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: no field 'prompt'"):
         load_prompts(path, encoder=encoder)
     data = PromptDataModule(encoder=encoder, train=path, iterations=1, on_bad_row="skip")
     data.setup()

@@ -53,7 +53,7 @@ def test_validation_prompts_come_in_order_once(letters: Path, encoder: Encoder) 
 def test_long_prompt_is_an_error_before_training(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"prompt": "a"}, {"prompt": "a b c"})
     data = PromptDataModule(encoder=encoder, train=path, iterations=1, max_prompt_length=3)
-    with pytest.raises(UserError, match=r"row 2: .*length 4 and the limit is 3.*data\.max_prompt_length"):
+    with pytest.raises(UserError, match=r"line 2: .*length 4 and the limit is 3.*data\.max_prompt_length"):
         data.prepare_data()
 
 

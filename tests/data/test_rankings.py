@@ -128,3 +128,9 @@ def test_star_needs_one_preference_per_response() -> None:
     assert comparison.responses == ["a", "b", "c"]
     assert comparison.pairs == [(1, 0), (0, 2)]
     fails({**star, "preferences": [2]}, "preferences must be 2 numbers")
+
+
+@pytest.mark.parametrize("field", ["preference", "choice"])
+def test_an_infinite_vote_is_no_vote(field: str) -> None:
+    with pytest.raises(UserError, match=rf"f\.jsonl, line 7: {field} must be the .* of the best response .*inf"):
+        read_comparison({"prompt": "p", "responses": ["a", "b"], field: "inf"}, "f.jsonl, line 7")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from rlhf_lightning.data import load_rows, write_rows
 from rlhf_lightning.data.readers import quiet_datasets
 from rlhf_lightning.data.sources import load_sources
+from rlhf_lightning.data.writing import whole_file
 from rlhf_lightning.errors import UserError
 
 ROWS = [{"prompt": "2024", "n": "1"}, {"prompt": "None", "n": "2"}]
@@ -102,11 +104,28 @@ def test_source_folder_may_be_read_only(write: Callable[..., Path]) -> None:
 
 def test_cache_that_cannot_be_written_is_an_error(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", "/cache/x")
+        raise OSError(errno.EROFS, "Read-only file system", "/cache/x")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match="/cache/x cannot be written: set HF_DATASETS_CACHE"):
+    with pytest.raises(UserError, match=r"/cache/x cannot be written \(Read-only file system\): set HF_DATASETS_CACHE"):
         contents(write("a.jsonl", *ROWS))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_readable_rows_that_cannot_be_kept_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_text('prompt\n"\n' if name == "a.csv" else '{"prompt": "a"}\n{\n')
+    create = Path.mkdir
+
+    def refuse(path: Path, *args: Any, **options: Any) -> None:
+        if path.parent.name == "rlhf_lightning":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        create(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"rlhf_lightning/\w+ cannot be written \(Permission denied\): set HF_DATASETS"):
+        load_sources(tmp_path / name, on_bad_row="skip")
 
 
 def test_missing_file_and_folder_and_unknown_kind(tmp_path: Path) -> None:
@@ -167,21 +186,21 @@ def test_unreadable_bytes_are_named(tmp_path: Path) -> None:
 
 
 def test_row_without_the_field_is_named_with_the_fields_there_are(write: Callable[..., Path]) -> None:
-    fails(write("a.jsonl", {"question": "a", "answer": "b"}), "row 1", "'prompt'", "question, answer")
-    fails(write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "row 2", "'prompt'", "the fields are question")
-    fails(write("c.jsonl", {"prompt": "a"}, {"prompt": None}), "row 2", "the fields are none")
-    fails(write("d.jsonl", {"prompt": None}), "row 1", "no field 'prompt'")
+    fails(write("a.jsonl", {"question": "a", "answer": "b"}), "line 1", "'prompt'", "question, answer")
+    fails(write("b.jsonl", {"prompt": "a"}, {"question": "b"}), "line 2", "'prompt'", "the fields are question")
+    fails(write("c.jsonl", {"prompt": "a"}, {"prompt": None}), "line 2", "the fields are none")
+    fails(write("d.jsonl", {"prompt": None}), "line 1", "no field 'prompt'")
 
 
 def test_empty_and_wrongly_typed_fields_are_named(write: Callable[..., Path]) -> None:
-    fails(write("a.jsonl", {"prompt": "a"}, {"prompt": " \n"}), "row 2", "'prompt' is empty")
-    fails(write("b.jsonl", {"prompt": "a"}, {"prompt": 5}), "row 2", "must be text, not int")
-    fails(write("c.jsonl", {"prompt": ["a"]}), "row 1", "must be text, not list")
+    fails(write("a.jsonl", {"prompt": "a"}, {"prompt": " \n"}), "line 2", "'prompt' is empty")
+    fails(write("b.jsonl", {"prompt": "a"}, {"prompt": 5}), "line 2", "must be text, not int")
+    fails(write("c.jsonl", {"prompt": ["a"]}), "line 1", "must be text, not list")
 
 
 def test_second_file_counts_its_own_rows(write: Callable[..., Path]) -> None:
     one, two = write("a.jsonl", *ROWS), write("b.jsonl", {"prompt": "a"}, {"prompt": ""})
-    with pytest.raises(UserError, match=r"b\.jsonl, row 2"):
+    with pytest.raises(UserError, match=r"b\.jsonl, line 2"):
         load_rows([one, two], fields=("prompt",))
 
 
@@ -214,6 +233,17 @@ def test_written_rows_come_back_and_a_failed_write_leaves_the_old_file(tmp_path:
         write_rows(path, broken())
     assert contents(path) == ROWS
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_are_not_in_each_others_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with whole_file(path) as one:
+        one.write_text("one")
+        with whole_file(path) as two:
+            two.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert list(tmp_path.glob(".*")) == []
 
 
 def test_importing_the_package_does_not_import_datasets() -> None:

@@ -40,6 +40,7 @@ def test_names_say_config_and_split() -> None:
         ({"path": "a", "split": "test"}, "a: split belongs to a hub dataset"),
         ({"path": "a", "weight": 0}, "a: weight must be a positive number, not 0"),
         ({"path": "a", "weight": float("nan")}, "a: weight must be a positive number, not nan"),
+        ({"path": "a", "weight": float("inf")}, "a: weight must be a positive number, not inf"),
         ({"path": "a", "weight": "much"}, "a: weight must be a positive number, not 'much'"),
         ({"path": "a", "columns": "x"}, "a: columns must be a mapping, not 'x'"),
     ],

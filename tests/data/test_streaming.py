@@ -79,9 +79,9 @@ def test_weights_share_the_blocks_out(write: Callable[..., Path], encoder: Encod
 
 def test_columns_adapters_and_bad_rows(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"body": "a b"}, {"body": ""}, {"body": "c"})
-    with pytest.raises(UserError, match=r"a\.jsonl: the field 'text' of a row is not among body"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: no field 'text'; the fields are body"):
         open_stream(path, encoder=encoder, block_size=4).take(1)
-    with pytest.raises(UserError, match=r"the field 'body' of a row is no text or empty: .*on_bad_row=skip"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: the field 'body' is empty: .*on_bad_row=skip"):
         open_stream(path, encoder=encoder, block_size=4, columns={"text": "body"}).take(1)
     source = {"path": path, "columns": {"text": "body"}}
     stream = open_stream(source, encoder=encoder, block_size=7, buffer=1, on_bad_row="skip")

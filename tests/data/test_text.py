@@ -69,7 +69,7 @@ def test_a_row_without_text_is_told_or_left_out(write: Callable[..., Path], enco
     with pytest.raises(UserError, match=r"a\.jsonl, line 5: no JSON object"):
         TextDataModule(encoder=encoder, train=path, block_size=6).setup()
     clean = write("b.jsonl", {"text": "a"}, {"text": " "})
-    with pytest.raises(UserError, match=r"b\.jsonl, row 2: the field 'text' is empty"):
+    with pytest.raises(UserError, match=r"b\.jsonl, line 2: the field 'text' is empty"):
         TextDataModule(encoder=encoder, train=clean, block_size=6).setup()
     data = TextDataModule(encoder=encoder, train=path, block_size=6, on_bad_row="skip")
     data.setup()
@@ -79,7 +79,7 @@ def test_a_row_without_text_is_told_or_left_out(write: Callable[..., Path], enco
 
 def test_the_column_of_text_is_named_by_the_source_or_for_all(write: Callable[..., Path], encoder: Encoder) -> None:
     one, two = write("a.jsonl", {"body": "a"}), write("b.jsonl", {"content": "b"})
-    with pytest.raises(UserError, match=r"a\.jsonl, row 1: no field 'text'; the fields are body"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: no field 'text'; the fields are body"):
         load_blocks(one, encoder=encoder, block_size=6)
     files = [one, {"path": two, "columns": {"text": "content"}}]
     table = load_blocks(files, encoder=encoder, block_size=6, columns={"text": "body"})

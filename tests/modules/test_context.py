@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
+from rlhf_lightning.data import DemonstrationDataModule, Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules.context import check_context
 
@@ -20,9 +22,9 @@ def _data(lengths: list[int], split: str = "train", **options: Any) -> SimpleNam
 
 def test_the_longest_row_is_named_before_training(causal_lm: PreTrainedModel) -> None:
     check_context(causal_lm, _data([3, 64, 5]))
-    with pytest.raises(UserError, match=r"some.jsonl: row 2 has 65 tokens, .* context of 64; set data.max_length=64"):
+    with pytest.raises(UserError, match=r"some.jsonl, row 2 has 65 tokens, .* context of 64; set data.max_length=64"):
         check_context(causal_lm, _data([3, 65, 5]))
-    with pytest.raises(UserError, match=r"some.jsonl: row 1 has 70 tokens"):
+    with pytest.raises(UserError, match=r"some.jsonl, row 1 has 70 tokens"):
         check_context(causal_lm, _data([70], "demonstrations"))
 
 
@@ -53,3 +55,28 @@ def test_rows_that_were_dropped_do_not_count(causal_lm: PreTrainedModel) -> None
     data = _data([3, 70, 5])
     data.train_rows = data.train_rows.select([0, 2])
     check_context(causal_lm, data)
+
+
+@pytest.mark.parametrize("weights", [(None, None), (1, 3)])
+def test_the_file_and_line_of_the_longest_row_of_several_files(
+    make_causal_lm: Callable[..., PreTrainedModel],
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: tuple[int | None, int | None],
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    short = '{"prompt": "red", "response": "blue"}\n'
+    one.write_text(short * 3)
+    two.write_text("\n" + short + "{\n" + '{"prompt": null}\n' + short.replace("red", "red " * 70))
+    data = DemonstrationDataModule(
+        encoder=encoder,
+        train=[{"path": path, "weight": weight} for path, weight in zip((one, two), weights, strict=True)],
+        on_bad_row="skip",
+    )
+    data.setup()
+    with pytest.raises(
+        UserError, match=rf"^{two}, line 5 has \d+ tokens, which is more than the model's context of 64"
+    ):
+        check_context(make_causal_lm(), data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf_lightning.data.hygiene.prompt_hygiene import CHUNK, PromptHygiene
+from rlhf_lightning.data.hygiene.prompt_hygiene import CHUNK, Cleaned, PromptHygiene
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 def clean_tables(
     tables: Sequence[Dataset], hygiene: PromptHygiene
-) -> tuple[list[Dataset], list[Dataset] | None, dict[str, int]]:
-    """The rows of each table to train on, those that are held out (None without a split), and the counts.
+) -> tuple[list[Dataset], list[Dataset] | None, dict[str, int], Cleaned]:
+    """The rows of each table to train on, those that are held out (None without a split), the counts, and which
+    rows of all tables these are.
 
     The tables are one set of prompts: a duplicate is dropped wherever the first one stands, and a user's prompts count
     together. Earlier tables come first.
@@ -32,9 +33,9 @@ def clean_tables(
     counts = {f"{step}_rows_dropped": count for step, count in cleaned.dropped.items()}
     counts |= {f"personal_data_{kind}": count for kind, count in cleaned.personal_data.items()}
     if not hygiene.validation_fraction:
-        return _selected(tables, cleaned.train), None, counts
+        return _selected(tables, cleaned.train), None, counts, cleaned
     counts["held_out_rows"] = len(cleaned.validation)
-    return _selected(tables, cleaned.train), _selected(tables, cleaned.validation), counts
+    return _selected(tables, cleaned.train), _selected(tables, cleaned.validation), counts, cleaned
 
 
 def _prompts(tables: Sequence[Dataset]) -> Iterator[Any]:
