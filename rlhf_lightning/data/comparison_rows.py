@@ -108,7 +108,7 @@ def _read(row: dict[str, Any], *, encoder: Encoder, annotators: str) -> tuple[li
         return [], None
     prompt, row = found
     comparison = compare(row, annotators=annotators)
-    return [encoder.render(prompt), *comparison.responses], comparison
+    return encoder.texts(prompt, *comparison.responses), comparison
 
 
 def _dialogues(row: dict[str, Any]) -> tuple[Prompt, dict[str, Any]] | None:

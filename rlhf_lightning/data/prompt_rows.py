@@ -11,6 +11,7 @@ from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
 from rlhf_lightning.data.hygiene.tables import clean_tables
+from rlhf_lightning.data.places import words_left
 from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
@@ -78,7 +79,7 @@ def encode_prompts(
 
 def _read(row: dict[str, Any], *, encoder: Encoder) -> tuple[list[str], tuple[Prompt, str]]:
     prompt, user = read_prompt(row), row.get("user")
-    return [encoder.render(prompt)], (prompt, "" if user is None else str(user))
+    return encoder.texts(prompt), (prompt, "" if user is None else str(user))
 
 
 def _build(
@@ -88,9 +89,10 @@ def _build(
     tokens = encoder.open(ids[0])
     cut = limit is not None and len(tokens) > limit
     if limit is not None and cut:
-        tokens = cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
-        if isinstance(prompt, str) and not encoder.tokenizer.chat_template:
-            prompt = encoder.decode(tokens)  # what a reward over text must see is what the policy saw
+        whole, tokens = tokens, cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
+        bos = overlong == "keep_end" and len(tokens) > 1 and tokens[0] == whole[0] == encoder.bos_token_id
+        kept = slice(0, limit) if overlong == "keep_start" else slice(len(whole) - len(tokens) + bos, None)
+        prompt = words_left(encoder, prompt, tokens, kept)  # what a reward over text must see is what the policy saw
     text, messages = (prompt, []) if isinstance(prompt, str) else ("", list(prompt))
     return {
         "input_ids": tokens,
