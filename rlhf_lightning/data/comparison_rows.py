@@ -6,14 +6,14 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from rlhf_lightning.data.annotators import MergedVotes
+from rlhf_lightning.data.annotators import MERGED, MergedVotes
 from rlhf_lightning.data.columns import Columns, Opened, open_sources
 from rlhf_lightning.data.dialogues import Prompt, check_order, read_hh, read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
 from rlhf_lightning.data.places import Provenance
 from rlhf_lightning.data.preparation import join
-from rlhf_lightning.data.rankings import ANNOTATORS, Comparison, compare
+from rlhf_lightning.data.rankings import ANNOTATORS, Comparison, by_majority, compare
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing, total
 from rlhf_lightning.data.sources import Files
 from rlhf_lightning.data.truncation import cut_answers
@@ -68,7 +68,7 @@ def encode_comparisons(
         raise UserError(f"annotators must be majority or each, not {annotators!r}")
     ids, count = List(Value("int32")), Value("int32")
     features = Features({"prompt_ids": ids, "response_ids": List(ids), "pairs": List(ids)})
-    features.update(dict.fromkeys(("n_pairs", "tied", "cut_to_ties", "length", "cut"), count))
+    features.update(dict.fromkeys(("n_pairs", "tied", "identical", "cut_to_ties", "length", "cut"), count))
     counts = Counter(rows=0, pairs=0, tied_rows_skipped=0, tied_pairs=0, overlong_rows_dropped=0)
     tables = encode_sources(
         opened,
@@ -84,17 +84,22 @@ def encode_comparisons(
         key="max_length",
         counts=counts,
         provenance=provenance,
-        amend=MergedVotes if annotators == "majority" else None,
+        amend=partial(MergedVotes, read=_compared) if annotators == "majority" else None,
     )
     for encoded, rows in tables:
         tied = pc.equal(encoded.data.column("left_out"), "tied_rows_skipped").to_numpy()
         counts["pairs"] += total(rows, "n_pairs")
-        for name, column in (("tied_pairs", "tied"), ("pairs_cut_to_ties", "cut_to_ties")):
+        for name, column in (
+            ("tied_pairs", "tied"),
+            ("identical_pairs_tied", "identical"),
+            ("pairs_cut_to_ties", "cut_to_ties"),
+        ):
             found = total(rows, column) + int(encoded.data.column(column).to_numpy()[tied].sum())
             if found:
                 counts[name] += found
     sources = [source for source, _ in opened]
-    if counts["tied_rows_skipped"] and sum(counts.values()) == counts["tied_rows_skipped"] + counts["tied_pairs"]:
+    of_ties = sum(counts[name] for name in ("tied_rows_skipped", "tied_pairs", "identical_pairs_tied"))
+    if counts["tied_rows_skipped"] and sum(counts.values()) == of_ties:
         names = ", ".join(source.path for source in sources)
         raise UserError(
             f"{names}: all completions are tied in all {counts['tied_rows_skipped']} rows, which teaches no order: "
@@ -106,12 +111,21 @@ def encode_comparisons(
 
 def _read(row: dict[str, Any], *, encoder: Encoder, annotators: str) -> tuple[list[str], Comparison | None]:
     """The texts of prompt and responses; no comparison where they answer different prompts."""
-    found = _dialogues(row)
+    merged: Comparison | None = row.pop(MERGED, None)
+    found = _compared(row)
     if found is None:
         return [], None
-    prompt, row = found
-    comparison = compare(row, annotators=annotators)
-    return [encoder.render(prompt), *comparison.responses], comparison
+    prompt, comparison = found
+    comparison = merged or comparison
+    if annotators == "majority":
+        comparison = by_majority(comparison)
+    return encoder.texts(prompt, *comparison.responses), comparison
+
+
+def _compared(row: dict[str, Any]) -> tuple[Prompt, Comparison] | None:
+    """The prompt of a row and what is said of its completions; None where they answer different prompts."""
+    found = _dialogues(row)
+    return None if found is None else (found[0], compare(found[1]))
 
 
 def _dialogues(row: dict[str, Any]) -> tuple[Prompt, dict[str, Any]] | None:
@@ -153,23 +167,31 @@ def _build(
     prompt = encoder.open(ids[0])
     ends = zip(ids[1:], comparison.finished, strict=True)
     responses = [encoder.close(response, finished=finished) for response, finished in ends]
-    pairs, cut = comparison.pairs, False
+    pairs, cut = _unlike(comparison.pairs, responses), False
+    identical = len(comparison.pairs) - len(pairs)
+    lost = 0
     if limit is not None and len(prompt) + max(map(len, responses)) > limit:
         cut = True
         left = cut_answers(prompt, responses, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
         if left is None:
             return {"left_out": "overlong_rows_dropped"}
         prompt, responses = left
-        pairs = [(better, worse) for better, worse in pairs if responses[better] != responses[worse]]
-    lost = len(comparison.pairs) - len(pairs)
+        lost, pairs = len(pairs), _unlike(pairs, responses)
+        lost -= len(pairs)
     return {
         "prompt_ids": prompt,
         "response_ids": responses,
         "pairs": pairs,
         "n_pairs": len(pairs),
-        "tied": comparison.tied + lost,
+        "tied": comparison.tied + identical + lost,
+        "identical": identical,
         "cut_to_ties": lost,
         "length": len(prompt) + max(map(len, responses)),
         "cut": int(cut),
         "left_out": "" if pairs else "tied_rows_skipped",
     }
+
+
+def _unlike(pairs: list[tuple[int, int]], responses: list[list[int]]) -> list[tuple[int, int]]:
+    """The pairs of responses that are not the same; of two equal ones none is better."""
+    return [(better, worse) for better, worse in pairs if responses[better] != responses[worse]]

@@ -24,7 +24,8 @@ class ComparisonDataModule(pl.LightningDataModule):
     """Ranked completions; batches are ``ComparisonBatch`` in which every completion of a prompt stands once.
 
     After ``setup``, ``counts`` says what the training files gave: rows, pairs, tied_rows_skipped, tied_pairs,
-    overlong_rows_dropped, and, where there are any, pairs_cut_to_ties, different_prompts_dropped and skipped bad rows.
+    overlong_rows_dropped, and, where there are any, identical_pairs_tied (of two equal responses none is better),
+    pairs_cut_to_ties, different_prompts_dropped, rows_merged and skipped bad rows.
 
     Args:
         encoder: the tokenizer.
@@ -39,8 +40,9 @@ class ComparisonDataModule(pl.LightningDataModule):
         columns: our name -> the file's column, where a file names them otherwise; see ``Columns``. Not for
             ``demonstrations``.
         on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
-        annotators: what several annotators of the same comparison give, in one row (a list as ``preference`` or
-            ``choice``) or in rows of their own: "each" its pair, or all together one pair by "majority".
+        annotators: what several annotators of the same completions of a prompt give, in one row (a list as
+            ``preference`` or ``choice``) or in rows of a file of their own, whatever their form and the order of the
+            completions: "each" its pair, or all together one pair by "majority".
         seed: order of the training rows.
         num_workers: worker processes per loader.
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_lightning.data.columns import Columns, Opened, open_sources
-from rlhf_lightning.data.dialogues import read_messages, read_prompt, split_answer
+from rlhf_lightning.data.dialogues import Prompt, read_messages, read_prompt, split_answer
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.faults import text_of
 from rlhf_lightning.data.places import Provenance
@@ -15,6 +15,7 @@ from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
 from rlhf_lightning.data.truncation import cut_turns
+from rlhf_lightning.data.word_places import earlier_answers
 from rlhf_lightning.errors import UserError
 
 TRAIN_ON = ("last", "all")
@@ -87,44 +88,33 @@ def encode_demonstrations(
     return join([rows for _, rows in tables], sources), dict(counts)
 
 
-def _read(row: dict[str, Any], *, encoder: Encoder, train_on: str) -> tuple[list[str], list[bool]]:
-    """The pieces of a row, and which of them are learned."""
+def _read(row: dict[str, Any], *, encoder: Encoder, train_on: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The texts of prompt and response, and where else in the prompt's ids something is learned."""
+    prompt, response = _split(row)
+    return encoder.texts(prompt, response), earlier_answers(encoder, prompt) if train_on == "all" else []
+
+
+def _split(row: dict[str, Any]) -> tuple[Prompt, str]:
+    """The prompt, and the answer to it."""
     field = next((name for name in ("messages", "conversations") if row.get(name) is not None), None)
     if field is not None:
-        return _dialogue(row[field], field, encoder, train_on)
+        return split_answer(read_messages(row[field], field), field)
     answers = [name for name in ("response", "completion", "output", "answer") if name in row]
     if not answers:
         read_messages(None, "messages" if "messages" in row else "conversations")
     answer = next((name for name in answers if row[name] is not None), answers[0])
     if isinstance(row[answer], list) and isinstance(row.get("prompt"), list):
-        return _dialogue([*row["prompt"], *row[answer]], "prompt", encoder, train_on)
-    response, prompt = text_of(row, answer), read_prompt(row)
-    if isinstance(prompt, str):
-        return [encoder.render(prompt), response], [False, True]
-    return _unzip(encoder.turns([*prompt, {"role": "assistant", "content": response}], train_on=train_on))
-
-
-def _dialogue(value: Any, field: str, encoder: Encoder, train_on: str) -> tuple[list[str], list[bool]]:
-    messages = read_messages(value, field)
-    split_answer(messages, field)
-    return _unzip(encoder.turns(messages, train_on=train_on))
-
-
-def _unzip(pieces: list[tuple[str, bool]]) -> tuple[list[str], list[bool]]:
-    return [text for text, _ in pieces], [learned for _, learned in pieces]
+        return split_answer(read_messages([*row["prompt"], *row[answer]], "prompt"), "prompt")
+    response = text_of(row, answer)
+    return read_prompt(row), response
 
 
 def _build(
-    ids: list[list[int]], learned: list[bool], *, encoder: Encoder, limit: int | None, overlong: str
+    ids: list[list[int]], earlier: list[tuple[int, int]], *, encoder: Encoder, limit: int | None, overlong: str
 ) -> dict[str, Any]:
-    sequence: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for number, (piece, is_learned) in enumerate(zip(ids, learned, strict=True), 1):
-        piece = encoder.open(piece) if number == 1 else piece
-        piece = encoder.close(piece) if number == len(ids) else piece
-        if is_learned:
-            spans.append((len(sequence), len(sequence) + len(piece)))
-        sequence += piece
+    prompt, response = encoder.open(ids[0]), encoder.close(ids[1])
+    sequence = prompt + response
+    spans = [*earlier, (len(prompt), len(sequence))]
     over = limit is not None and len(sequence) > limit
     if limit is not None and over:
         cut = cut_turns(sequence, spans, limit=limit, overlong=overlong, bos=encoder.bos_token_id)

@@ -12,15 +12,16 @@ from typing import Any
 from rlhf_lightning.data.dialogues import Conversation, Prompt
 from rlhf_lightning.data.faults import RowFault
 from rlhf_lightning.data.reporting import report
-from rlhf_lightning.data.templates import all_turns, last_turn, plain_template
+from rlhf_lightning.data.templates import opening, plain_template, response_text
 from rlhf_lightning.errors import UserError
 
 
 class Encoder:
     """Turns prompts, responses and documents into token ids, the same way in every stage.
 
-    A sequence is ``prompt(p) + response(r)``: lists of ids are joined and never decoded and encoded again, so a
-    response that was sampled during PPO and one that was read from a file have the same form.
+    A sequence is a prompt and the response to it, two lists of ids that are joined and never decoded and encoded again,
+    so that a response that was sampled during PPO and one that was read from a file have the same form. Where the
+    prompt ends is the same for training, scoring and sampling: see ``rlhf_lightning.data.templates.opening``.
 
     Special tokens: a chat template is the whole truth about its prompt, as in ``apply_chat_template``, so nothing is
     added to what it renders. Without a template the prompt starts with one BOS if the tokenizer adds one to text by
@@ -48,6 +49,7 @@ class Encoder:
         self.eos_token_id: int = tokenizer.eos_token_id
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.pad_token_id: int = self.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._known_lead: tuple[Any, str] = (None, "")
         self._vocabulary: int = max(tokenizer.get_vocab().values()) + 1
         # Whether text gets a BOS is the tokenizer's post-processor's business, which only a trial shows.
         self._adds_bos = self.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [self.bos_token_id]
@@ -89,47 +91,62 @@ class Encoder:
         Errors:
             UserError: a conversation without a chat template, or one that the template refuses.
         """
-        return self.open(self.tokenize([self.render(prompt)])[0])
+        return self.open(self.tokenize(self.texts(prompt))[0])
+
+    def example(self, prompt: Prompt, response: str, *, finished: bool = True) -> tuple[list[int], list[int]]:
+        """Ids of a prompt and of the response to it, as the template writes that; ``finished`` as in ``response``.
+
+        Errors:
+            UserError: see ``prompt``.
+        """
+        question, reply = self.tokenize(self.texts(prompt, response))
+        return self.open(question), self.close(reply, finished=finished)
 
     def response(self, text: str, *, finished: bool = True) -> list[int]:
-        """Ids of a response; it ends with exactly one EOS when ``finished`` and with none otherwise."""
+        """Ids of text as it stands; it ends with exactly one EOS when ``finished`` and with none otherwise."""
         return self.close(self.tokenize([text])[0], finished=finished)
 
-    def render(self, prompt: Prompt) -> str:
-        """The text of a prompt: what the chat template makes of it, up to where the assistant speaks.
+    def texts(self, prompt: Prompt, *responses: str) -> list[str]:
+        """The text of a prompt and that of each response to it, as the chat template writes them.
+
+        Prompt and response joined are what ``apply_chat_template`` gives for the conversation, up to what closes the
+        last turn: a response ends with the tokenizer's EOS, also where the template has another mark.
 
         Errors:
             RowFault: see ``prompt``.
         """
         if self.tokenizer.chat_template:
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            return self._rendered(messages, True)
+            messages = messages_of(prompt)
+            opened = opening(self.rendered, messages)
+            return [opened.prompt, *(response_text(self.rendered, messages, text, opened) for text in responses)]
         if not isinstance(prompt, str):
             raise RowFault(
                 "template",
                 "A conversation needs a chat template and the tokenizer has none: set tokenizer.chat_template or "
                 "give the prompt as one string",
             )
-        return prompt
+        return [prompt, *responses]
 
-    def turns(self, messages: Conversation, *, train_on: str = "last") -> list[tuple[str, bool]]:
-        """A conversation that ends with the assistant as pieces of (text, whether it is learned).
-
-        Joined they are what ``apply_chat_template`` gives, up to the EOS of the last turn, which is not part of them.
-
-        Args:
-            messages: the conversation.
-            train_on: "last" or "all" assistant turns.
+    def rendered(self, messages: Conversation, prompt: bool) -> str:
+        """What the chat template makes of messages, with its generation prompt if ``prompt``.
 
         Errors:
-            RowFault: the template refuses the conversation.
-            UserError: the template does not let the turns be told apart (``train_on="all"``).
+            RowFault: the template refuses them.
         """
-        eos = str(self.tokenizer.eos_token)
-        if train_on == "all":
-            return all_turns(self._rendered, messages, eos=eos, template=self.tokenizer.chat_template)
-        prompt, answer = last_turn(self._rendered, messages, eos=eos)
-        return [(prompt, False), (answer, True)]
+        from jinja2 import TemplateError
+
+        if self.system is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowFault(
+                "template",
+                f"The chat template refuses a conversation of roles {roles}: {error}; change the prompt or the "
+                "template",
+            ) from error
+        return text
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text as it stands, all at once, which is much faster than one by one."""
@@ -160,13 +177,17 @@ class Encoder:
         return self._with_bos(self.response(text, finished=eos))
 
     def decode(self, response_ids: Sequence[int]) -> str:
-        """Text of a response up to its first EOS, without special tokens. Ids beyond the vocabulary, which a model with
-        a larger embedding can sample, give no text."""
+        """Text of a response up to its first EOS, without special tokens and without what the template writes before an
+        answer's words: what ``example`` makes ids of. Ids beyond the vocabulary, which a model with a larger embedding
+        can sample, give no text."""
         ids = [int(i) for i in response_ids]
         if self.eos_token_id in ids:
             ids = ids[: ids.index(self.eos_token_id)]
         ids = [i for i in ids if i < self._vocabulary]
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        lead, text = self._lead(), self._shown(ids)
+        if lead and self._shown(ids, special=True).startswith(lead):
+            seen = lead if text.startswith(lead) else self._shown(self.tokenize([lead])[0])
+            text = text.removeprefix(seen)
         return text
 
     def save(self, folder: str | Path) -> None:
@@ -197,20 +218,19 @@ class Encoder:
             special.append(datetime.date.today().isoformat())
         return hashlib.sha256(json.dumps([model, special], sort_keys=True).encode()).hexdigest()
 
-    def _rendered(self, messages: Conversation, prompt: bool) -> str:
-        from jinja2 import TemplateError
+    def _lead(self) -> str:
+        """What a response starts with before its words, by this template."""
+        template = self.tokenizer.chat_template
+        if template != self._known_lead[0]:
+            try:
+                lead = opening(self.rendered, messages_of("a")).lead
+            except RowFault:
+                lead = ""
+            self._known_lead = template, lead
+        return self._known_lead[1]
 
-        if self.system is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self.system}, *messages]
-        try:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise RowFault(
-                "template",
-                f"The chat template refuses a conversation of roles {roles}: {error}; change the prompt or the "
-                "template",
-            ) from error
+    def _shown(self, ids: list[int], *, special: bool = False) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         return text
 
     def _with_bos(self, ids: list[int]) -> list[int]:
@@ -219,3 +239,8 @@ class Encoder:
         while ids and ids[0] == self.bos_token_id:  # text that spells out its BOS must not get a second one
             ids = ids[1:]
         return [self.bos_token_id, *ids]
+
+
+def messages_of(prompt: Prompt) -> Conversation:
+    """A prompt as a conversation: text is what the user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

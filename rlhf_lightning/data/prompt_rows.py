@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from rlhf_lightning.data.columns import Columns, Opened, open_sources
-from rlhf_lightning.data.cut_text import cut_messages
 from rlhf_lightning.data.dialogues import Prompt, read_prompt
 from rlhf_lightning.data.encode import Encoder
 from rlhf_lightning.data.hygiene import PromptHygiene
@@ -17,6 +16,7 @@ from rlhf_lightning.data.preparation import join
 from rlhf_lightning.data.row_encoding import encode_sources, refuse_nothing
 from rlhf_lightning.data.sources import Files
 from rlhf_lightning.data.truncation import cut_prompt
+from rlhf_lightning.data.word_places import words_left
 
 
 def load_prompts(
@@ -84,18 +84,7 @@ def encode_prompts(
 
 def _read(row: dict[str, Any], *, encoder: Encoder) -> tuple[list[str], tuple[Prompt, str]]:
     prompt, user = read_prompt(row), row.get("user")
-    return [encoder.render(prompt)], (prompt, "" if user is None else str(user))
-
-
-def _cut(prompt: Prompt, tokens: list[int], *, encoder: Encoder, overlong: str) -> Prompt:
-    """What a reward over text must see of a prompt that was cut: what the policy saw of it."""
-    if not encoder.tokenizer.chat_template:
-        return encoder.decode(tokens) if isinstance(prompt, str) else prompt
-    inner = tokens[1:] if overlong == "keep_end" and tokens[:1] == [encoder.bos_token_id] else tokens
-    letters = len(encoder.tokenizer.decode(inner, clean_up_tokenization_spaces=False))
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    left = cut_messages(messages, rendered=encoder.render(prompt), letters=letters, overlong=overlong)
-    return left[0]["content"] if isinstance(prompt, str) else left
+    return encoder.texts(prompt), (prompt, "" if user is None else str(user))
 
 
 def _build(
@@ -105,8 +94,10 @@ def _build(
     tokens = encoder.open(ids[0])
     cut = limit is not None and len(tokens) > limit
     if limit is not None and cut:
-        tokens = cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
-        prompt = _cut(prompt, tokens, encoder=encoder, overlong=overlong)
+        whole, tokens = tokens, cut_prompt(tokens, limit=limit, overlong=overlong, bos=encoder.bos_token_id)
+        bos = overlong == "keep_end" and len(tokens) > 1 and tokens[0] == whole[0] == encoder.bos_token_id
+        kept = slice(0, limit) if overlong == "keep_start" else slice(len(whole) - len(tokens) + bos, None)
+        prompt = words_left(encoder, prompt, tokens, kept)  # what a reward over text must see is what the policy saw
     text, messages = (prompt, []) if isinstance(prompt, str) else ("", list(prompt))
     return {
         "input_ids": tokens,

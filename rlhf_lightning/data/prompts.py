@@ -51,7 +51,7 @@ class PromptDataModule(pl.LightningDataModule):
         on_bad_row: "raise" for an error that names file and line, "skip" to count and leave out malformed rows.
         hygiene: duplicates, prompts per user, personal data and a split by user, over all training files together; None
             for none. Its ``validation_fraction`` takes the place of ``validation``, whose files are used as they are.
-        document_eos, sample_by: see ``TextDataModule``.
+        document_eos, sample_by, min_characters: of the text, see ``TextDataModule``.
         text_streaming: read the text while training instead of preparing it on disk first; in the training process.
         text_shuffle_buffer: blocks of a stream of text that are shuffled together.
         seed: order of prompts and text.
@@ -80,6 +80,7 @@ class PromptDataModule(pl.LightningDataModule):
         hygiene: PromptHygiene | None = None,
         document_eos: bool = True,
         sample_by: str = "document",
+        min_characters: int = 0,
         text_streaming: bool = False,
         text_shuffle_buffer: int = 1000,
         seed: int = 0,
@@ -111,6 +112,7 @@ class PromptDataModule(pl.LightningDataModule):
         self.hygiene = hygiene
         self.document_eos = document_eos
         self.sample_by = sample_by
+        self.min_characters = min_characters
         self.text_streaming = text_streaming
         self.text_shuffle_buffer = text_shuffle_buffer
         self.seed = seed
@@ -159,6 +161,7 @@ class PromptDataModule(pl.LightningDataModule):
                 "block_size": self.text_block,
                 "document_eos": self.document_eos,
                 "sample_by": self.sample_by,
+                "min_characters": self.min_characters,
                 "on_bad_row": self.on_bad_row,
             }
             if self.text_streaming:

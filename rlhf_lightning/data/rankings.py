@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_lightning.data.collate import pairs_from_ranks
@@ -11,6 +12,8 @@ from rlhf_lightning.data.faults import RowFault
 from rlhf_lightning.errors import UserError
 
 ANNOTATORS = ("majority", "each")
+Votes = tuple[list[tuple[int, int]], list[tuple[int, int]]]
+"""(better, worse) pairs, and pairs held equal."""
 
 
 class Comparison(NamedTuple):
@@ -21,8 +24,13 @@ class Comparison(NamedTuple):
     """(better, worse) indices."""
     finished: list[bool]
     """Whether a completion came to its end (it gets an EOS)."""
-    tied: int
+    ties: list[tuple[int, int]]
     """Pairs that the labeler saw and held equal."""
+
+    @property
+    def tied(self) -> int:
+        """Number of ties."""
+        return len(self.ties)
 
 
 def read_comparison(row: Mapping[str, Any], place: str, *, annotators: str = "each") -> Comparison:
@@ -38,6 +46,8 @@ def read_comparison(row: Mapping[str, Any], place: str, *, annotators: str = "ea
 
     A list as ``preference`` or ``choice`` has one entry per annotator. ``finished`` (K booleans, all true by default)
     goes with any form.
+
+    An empty completion is a fault, except in a row with ``finished``: those are samples, and a model may say nothing.
 
     Args:
         row: the row, under our names.
@@ -66,15 +76,27 @@ def compare(row: Mapping[str, Any], *, annotators: str = "each") -> Comparison:
     if not isinstance(finished, list) or len(finished) != k or not all(isinstance(f, bool) for f in finished):
         raise RowFault("finished", f"finished must be {k} booleans, one per response: mend the row")
     if row.get("responses") is None and row.get("output_1") is None:
-        return Comparison(responses, [(0, 1)], finished, 0)
+        return Comparison(responses, [(0, 1)], finished, [])
     given = [name for name in _READERS if row.get(name) is not None]
     if len(given) != 1:
         what = " and ".join(["both " + given[0], *given[1:]]) if given else f"neither {' nor '.join(_READERS)}"
         raise RowFault(
             "ranks", f"{what} beside the responses: give one of them (data.columns={{name: null}} hides a column)"
         )
-    pairs, tied = _READERS[given[0]](row[given[0]], k, annotators == "majority")
-    return Comparison(responses, pairs, finished, tied)
+    pairs, ties = _READERS[given[0]](row[given[0]], k)
+    comparison = Comparison(responses, pairs, finished, ties)
+    return by_majority(comparison) if annotators == "majority" else comparison
+
+
+def by_majority(comparison: Comparison) -> Comparison:
+    """One pair where more annotators hold one way than the other, a tie where they are even."""
+    pairs, ties = comparison.pairs, comparison.ties
+    seen = dict.fromkeys((min(pair), max(pair)) for pair in [*pairs, *ties])
+    balance = Counter(dict.fromkeys(seen, 0))
+    for better, worse in pairs:
+        balance[min(better, worse), max(better, worse)] += 1 if better < worse else -1
+    decided = [pair if count > 0 else pair[::-1] for pair, count in balance.items() if count]
+    return comparison._replace(pairs=decided, ties=[pair for pair, count in balance.items() if not count])
 
 
 def _responses(row: Mapping[str, Any]) -> list[str]:
@@ -98,39 +120,40 @@ def _responses(row: Mapping[str, Any]) -> list[str]:
             "missing_or_null" if missing else "wrong_type",
             "every completion must be text (chosen and rejected, or a list of responses): mend the row",
         )
+    empty = [number for number, response in enumerate(responses, 1) if not response.strip()]
+    if empty and row.get("finished") is None:
+        raise RowFault("empty_text", f"completion {empty[0]} of {len(responses)} is empty: mend or remove the row")
     return responses
 
 
-def _by_ranks(ranks: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_ranks(ranks: Any, k: int) -> Votes:
     if not isinstance(ranks, list) or len(ranks) != k or not all(_is_number(rank) for rank in ranks):
         raise RowFault("ranks", f"ranks must be {k} numbers, one per response, not {ranks}: mend the row")
-    pairs = pairs_from_ranks(ranks)
-    return pairs, k * (k - 1) // 2 - len(pairs)
+    return _ordered(ranks)
 
 
-def _by_scores(scores: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_scores(scores: Any, k: int) -> Votes:
     numbers = [_number(score) for score in scores] if isinstance(scores, list) else []
     if len(numbers) != k or None in numbers:
         raise RowFault("ranks", f"scores must be {k} numbers, one per response, not {scores}: mend the row")
-    pairs = pairs_from_ranks([-number for number in numbers if number is not None])
-    return pairs, k * (k - 1) // 2 - len(pairs)
+    return _ordered([-number for number in numbers if number is not None])
 
 
-def _by_pairs(pairs: Any, k: int, _: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_pairs(pairs: Any, k: int) -> Votes:
     if not isinstance(pairs, list) or not all(_is_pair(pair, k) for pair in pairs):
         raise RowFault(
             "ranks", f"every pair must be two different indices [better, worse] from 0 to {k - 1}: mend the row"
         )
-    return [(pair[0], pair[1]) for pair in pairs], 0
+    return [(pair[0], pair[1]) for pair in pairs], []
 
 
-def _by_preference(preference: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_preference(preference: Any, k: int) -> Votes:
     pairs: list[tuple[int, int]] = []
-    tied = 0
+    ties: list[tuple[int, int]] = []
     for vote in preference if isinstance(preference, list) else [preference]:
         number = _number(vote)
         if k == 2 and number in (0, 1.5):
-            tied += 1
+            ties.append((0, 1))
         elif number is None or not number.is_integer() or not 1 <= number <= k:
             raise RowFault(
                 "ranks", f"preference must be the number of the best response from 1 to {k}, not {vote!r}: mend the row"
@@ -138,33 +161,33 @@ def _by_preference(preference: Any, k: int, majority: bool) -> tuple[list[tuple[
         else:
             best = int(number) - 1
             pairs += [(best, other) for other in range(k) if other != best]
-    return _outvoted(pairs, tied, k) if majority else (pairs, tied)
+    return pairs, ties
 
 
-def _by_choice(choice: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_choice(choice: Any, k: int) -> Votes:
     votes = [_number(vote) for vote in (choice if isinstance(choice, list) else [choice])]
     if any(vote is None or not vote.is_integer() or not 0 <= vote < k for vote in votes):
         raise RowFault(
             "ranks", f"choice must be the index of the best response from 0 to {k - 1}, not {choice!r}: mend the row"
         )
-    return _by_preference([vote + 1 for vote in votes if vote is not None], k, majority)
+    return _by_preference([vote + 1 for vote in votes if vote is not None], k)
 
 
-def _by_preferences(preferences: Any, k: int, majority: bool) -> tuple[list[tuple[int, int]], int]:
+def _by_preferences(preferences: Any, k: int) -> Votes:
     if not isinstance(preferences, list) or len(preferences) != k - 1:
         raise RowFault(
             "ranks", f"preferences must be {k - 1} numbers, one per response, not {preferences}: mend the row"
         )
     pairs: list[tuple[int, int]] = []
-    tied = 0
+    ties: list[tuple[int, int]] = []
     for response, vote in enumerate(preferences, 1):
-        found, even = _by_preference(vote, 2, majority)
+        found, even = _by_preference(vote, 2)
         pairs += [(0, response) if pair == (0, 1) else (response, 0) for pair in found]
-        tied += even
-    return pairs, tied
+        ties += [(0, response)] * len(even)
+    return pairs, ties
 
 
-_READERS: dict[str, Callable[[Any, int, bool], tuple[list[tuple[int, int]], int]]] = {
+_READERS: dict[str, Callable[[Any, int], Votes]] = {
     "ranks": _by_ranks,
     "pairs": _by_pairs,
     "scores": _by_scores,
@@ -174,14 +197,9 @@ _READERS: dict[str, Callable[[Any, int, bool], tuple[list[tuple[int, int]], int]
 }
 
 
-def _outvoted(pairs: list[tuple[int, int]], tied: int, k: int) -> tuple[list[tuple[int, int]], int]:
-    """One pair where more annotators hold one way than the other, a tie where they are even."""
-    seen = dict.fromkeys((min(pair), max(pair)) for pair in pairs)
-    if tied and k == 2:
-        seen[0, 1] = None
-    balance = {(one, other): pairs.count((one, other)) - pairs.count((other, one)) for one, other in seen}
-    decided = [pair if count > 0 else pair[::-1] for pair, count in balance.items() if count]
-    return decided, len(balance) - len(decided)
+def _ordered(ranks: Sequence[float]) -> Votes:
+    equal = [(i, j) for j in range(len(ranks)) for i in range(j) if ranks[i] == ranks[j]]
+    return pairs_from_ranks(ranks), equal
 
 
 def _number(value: Any) -> float | None:

@@ -13,8 +13,9 @@ from rlhf_lightning.data.bad_lines import rows_of, separator_of, write_readable
 from rlhf_lightning.data.csv_table import read_csv
 from rlhf_lightning.data.records import BadRow, open_bytes
 from rlhf_lightning.data.reporting import tell
+from rlhf_lightning.data.stories import stories_of
 from rlhf_lightning.data.unreadable import NOT_WRITABLE, UNREADABLE, no_access, read_counts, unreadable, write_counts
-from rlhf_lightning.data.writing import whole_file
+from rlhf_lightning.data.writing import whole_file, write_rows
 from rlhf_lightning.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ BUILDERS = {
     ".tsv": "csv",
     ".txt": "text",
 }
+SAMPLE_BY = ("document", "paragraph", "line", "story")
+"""What a row of a .txt file is: the whole file; up to a blank line; a line; up to a single newline, a blank line being
+the end of a paragraph."""
 ZIPPED = ("json", "csv", "text")
 """Builders that read .gz."""
 SHOW_PROGRESS_ABOVE = 64 * 2**20
@@ -54,8 +58,8 @@ def builder_of(path: Path, sample_by: str) -> tuple[str, dict[str, Any]]:
             "(all but .parquet and .arrow also as .gz)"
         )
     if builder == "text":
-        if sample_by not in ("document", "paragraph", "line"):
-            raise UserError(f"sample_by must be document, paragraph or line, not {sample_by!r}")
+        if sample_by not in SAMPLE_BY:
+            raise UserError(f"sample_by must be {', '.join(SAMPLE_BY[:-1])} or {SAMPLE_BY[-1]}, not {sample_by!r}")
         return builder, {"sample_by": sample_by}
     return builder, {}
 
@@ -106,6 +110,9 @@ def read_file(path: Path, *, sample_by: str, on_bad_row: str) -> tuple[Dataset, 
             return *read_csv(path, separator_of(path), cache, strict=on_bad_row == "raise"), digest
         except UNREADABLE as error:
             raise UserError(no_access(path, error)) from error
+    if options.get("sample_by") == "story":
+        stories = _write_stories(path, digest)
+        return read_table(stories, "json", {}, digest_of(stories)), {}, digest
     try:
         return read_table(path, builder, options, digest), {}, digest
     except UserError:
@@ -186,6 +193,19 @@ def quiet_datasets(bytes_of_input: int) -> Iterator[None]:
 def _digest(path: str, *status: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_stories(path: Path, digest: str) -> Path:
+    """The documents of a file whose rows are stories, which no builder of ``datasets`` knows, as JSON lines."""
+    written = cache_folder(digest) / "stories.jsonl"
+    if not written.is_file():
+        try:
+            write_rows(written, stories_of(path))
+        except (UnicodeDecodeError, *UNREADABLE) as error:
+            raise UserError(_diagnosis(path, "text", error)) from error
+    if not written.stat().st_size:
+        raise UserError(f"{path} has no rows: an empty dataset cannot be used")
+    return written
 
 
 def _diagnosis(path: Path, builder: str, error: BaseException) -> str:

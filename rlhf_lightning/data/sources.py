@@ -53,8 +53,8 @@ def load_rows(
         files: paths of .jsonl, .json, .csv, .tsv, .txt (also gzipped, .gz), .parquet or .arrow files, or mappings as
             ``Spec``, also of hub datasets.
         fields: columns that every row must have as non-empty text.
-        sample_by: what a row of a .txt file is: "document" (the whole file), "paragraph" (up to a blank line)
-            or "line".
+        sample_by: what a row of a .txt file is: "document" (the whole file), "paragraph" (up to a blank line),
+            "line" or "story" (up to a single newline; a blank line ends a paragraph of it).
         on_bad_row: what a row that cannot be read does: "raise", or "skip" to leave it out with a count.
 
     Errors:

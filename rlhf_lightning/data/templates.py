@@ -1,11 +1,12 @@
-"""The chat template for tokenizers that have none, and where a template puts the assistant's words."""
+"""The chat template for tokenizers that have none, and where a template puts what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from rlhf_lightning.data.dialogues import Conversation
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.data.dialogues import Conversation, Message
+from rlhf_lightning.data.faults import RowFault
 
 Render = Callable[[Conversation, bool], str]
 """(messages, whether the assistant is to speak next) -> text"""
@@ -22,78 +23,68 @@ r"""``User:\n...\n\nAssistant:\n...<eos>\n\n``: nothing but plain text and EOS. 
 no word's first token depends on the space before it.
 Newlines stand inside of expressions, because transformers drops one that follows a block."""
 
+MARK = "\ue000\ue001\ue000"
+"""Stands in for a message whose place is looked for. Letters of private use are in no template, and none trims them."""
+
+
+class Opening(NamedTuple):
+    """What a template writes around the answer to a prompt, whatever the answer is."""
+
+    prompt: str
+    """What stands before the response, in every stage: training on it, scoring it and sampling it."""
+    lead: str
+    """What the response starts with before the answer's own words: nothing for most templates."""
+    tail: str | None
+    """What closes the turn at the end of a conversation; None where the template does not write answers out."""
+
 
 def plain_template(*, bos: bool) -> str:
     """The plain template, with a BOS in front for tokenizers that start a text with one."""
     return ("{{ bos_token }}" if bos else "") + PLAIN_TEMPLATE
 
 
-def last_turn(render: Render, messages: Conversation, *, eos: str) -> tuple[str, str]:
-    """(prompt, response) as the template writes them; the response is without what closes the turn.
+def opening(render: Render, messages: Conversation) -> Opening:
+    """Where the prompt ends and the response begins; it depends on the prompt alone.
 
-    A template that does not begin the whole conversation with the prompt gives the response as it is written in the
-    data.
+    - Where the template writes an answer behind its generation prompt, the prompt ends with that, as in
+      ``apply_chat_template(add_generation_prompt=True)``. What the template puts between it and the words (the empty
+      think block of Qwen3) is the start of the response.
+    - A template that has no generation prompt, or that goes on otherwise than by it, is cut right before the words;
+      spaces there belong to the response, because a word's first token holds the space before it.
+    - A template that does not write answers out, or that refuses them, gives its generation prompt.
     """
-    prompt, whole = render(messages[:-1], True), render(messages, False)
-    content = messages[-1]["content"]
-    if not whole.startswith(prompt):
-        return prompt, content
-    words = _words(whole[len(prompt) :], content, eos)
-    return prompt, content if words is None else words
+    prompt = render(messages, True)
+    try:
+        head, mark, tail = render([*messages, answer(MARK)], False).rpartition(MARK)
+    except RowFault:
+        mark = ""
+    if not mark:
+        return Opening(prompt, "", None)
+    if head.startswith(prompt):
+        lead = head[len(prompt) :]
+        if not lead.strip() or prompt != render(messages, False):
+            return Opening(prompt, lead, tail)
+    header = head.rstrip(" ")
+    return Opening(header, head[len(header) :], tail)
 
 
-def all_turns(render: Render, messages: Conversation, *, eos: str, template: str) -> list[tuple[str, bool]]:
-    """The conversation in pieces of (text, whether it is learned), every assistant turn a piece of its own.
-
-    A turn is learned up to and including its EOS where the template writes one, else with whatever closes it. The last
-    piece is without what closes it, as in ``last_turn``.
-
-    Errors:
-        UserError: the template does not render the start of a conversation as the start of the whole, so that its
-            turns cannot be told apart.
-    """
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    prompts = [render(messages[:index], True) for index in answers]
-    pieces: list[tuple[str, bool]] = []
-    done = ""
-    for number, (index, prompt) in enumerate(zip(answers, prompts, strict=True)):
-        whole = render(messages[: index + 1], False)
-        words = _words(whole[len(prompt) :], messages[index]["content"], eos) if whole.startswith(prompt) else None
-        if not prompt.startswith(done) or words is None:
-            raise _unsplittable(template)
-        if number == len(answers) - 1:
-            learned = words
-        else:
-            if not prompts[number + 1].startswith(prompt):
-                raise _unsplittable(template)
-            learned = _common_start(whole[len(prompt) :], prompts[number + 1][len(prompt) :])
-            if len(learned) < len(words):
-                raise _unsplittable(template)
-            end = learned.find(eos, len(words))
-            learned = learned if end < 0 else learned[: end + len(eos)]
-        pieces += [(prompt[len(done) :], False), (learned, True)]
-        done = prompt + learned
-    return pieces
+def response_text(render: Render, messages: Conversation, content: str, opened: Opening) -> str:
+    """The response as the template writes it behind ``opened.prompt``, without what closes the turn."""
+    if opened.tail is None:
+        return content
+    whole = render([*messages, answer(content)], False)
+    place = between(whole, opened.prompt, opened.tail)
+    return opened.lead + content if place is None else whole[slice(*place)]
 
 
-def _words(rendered: str, content: str, eos: str) -> str | None:
-    """The assistant's words in what the template renders behind the prompt, with anything it puts before them."""
-    for text in (content, content.strip()):
-        start = rendered.find(text) if text else -1
-        if start >= 0:
-            return rendered[: start + len(text)]
-    end = rendered.rfind(eos)
-    return rendered[:end] if end >= 0 else None
+def answer(content: str) -> Message:
+    """A turn of the assistant."""
+    return {"role": "assistant", "content": content}
 
 
-def _common_start(one: str, other: str) -> str:
-    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return one[:same]
-
-
-def _unsplittable(template: str) -> UserError:
-    start = " ".join(template.split())[:60]
-    return UserError(
-        f"train_on=all: the chat template {start!r}... does not render the start of a conversation as the start of the "
-        "whole, so that its turns cannot be told apart: set data.train_on=last or take another template"
-    )
+def between(text: str, before: str, after: str) -> tuple[int, int] | None:
+    """The (start, end) of what stands between the start ``before`` and the end ``after`` of a text; None where it does
+    not start and end so."""
+    if len(before) + len(after) > len(text) or not text.startswith(before) or not text.endswith(after):
+        return None
+    return len(before), len(text) - len(after)

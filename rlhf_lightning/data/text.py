@@ -76,6 +76,7 @@ def load_blocks(
     block_size: int,
     document_eos: bool = True,
     sample_by: str = "document",
+    min_characters: int = 0,
     columns: Mapping[str, str] | None = None,
     on_bad_row: str = "raise",
     counts: Counter[str] | None = None,
@@ -89,10 +90,11 @@ def load_blocks(
         files, sample_by: see ``load_rows``.
         document_eos: end every document with EOS.
         block_size: tokens of a block.
+        min_characters: documents that are shorter are left out with a count.
         columns: {"text": the column's name}, where a source does not say so itself.
         on_bad_row: what a row without text does: "raise", or "skip" to leave it out with a count. Blank lines of a
             .txt file are always left out.
-        counts: is added to: documents, tokens, and skipped_... for the rows left out.
+        counts: is added to: documents, tokens, skipped_... for the rows left out, and short_documents_dropped.
         provenance: is told the same, source by source.
     """
     from datasets import Features, List, Value
@@ -108,22 +110,25 @@ def load_blocks(
 
         def encode(row: dict[str, Any], field: str = field) -> dict[str, Any]:
             text = row[field]
-            known = isinstance(text, str) and text.strip()
-            return {"input_ids": encoder.document(text, eos=document_eos) if known else []}
+            known = isinstance(text, str) and bool(text.strip())
+            short = known and len(text) < min_characters
+            ids = encoder.document(text, eos=document_eos) if known and not short else []
+            return {"input_ids": ids, "short": int(short)}
 
         table = encode_source(
             source,
             encode,
             encoder=encoder,
-            features=Features({"input_ids": List(Value("int32"))}),
-            options=f"document eos={document_eos} column={field}",
+            features=Features({"input_ids": List(Value("int32")), "short": Value("int32")}),
+            options=f"document eos={document_eos} column={field} from={min_characters}",
         )
         lengths = pc.list_value_length(table.data.column("input_ids"))
         empty = pc.sum(pc.equal(lengths, 0)).as_py()
+        short = pc.sum(table.data.column("short")).as_py()
         own = Counter(documents=len(table) - empty, tokens=pc.sum(lengths).as_py())
         own.update({f"skipped_{kind.replace(' ', '_')}": number for kind, number in source.skipped.items()})
-        if empty:
-            own["skipped_empty_text"] += empty
+        own.update({"skipped_empty_text": empty - short, "short_documents_dropped": short})
+        own = Counter({name: number for name, number in own.items() if number or name in ("documents", "tokens")})
         counts.update(own)
         if provenance is not None:
             provenance.add(source, own)
@@ -146,7 +151,9 @@ class TextDataModule(pl.LightningDataModule):
         block_size: tokens of a block.
         batch_size: blocks of a batch, over all ranks.
         document_eos: end every document with EOS.
-        sample_by: what a document is in a .txt file: "document" (the file), "paragraph" or "line".
+        sample_by: what a document is in a .txt file: "document" (the file), "paragraph", "line" or "story" (up to a
+            single newline; a blank line ends a paragraph of it).
+        min_characters: documents that are shorter are left out with a count.
         columns: {"text": the column's name}, for sources that call it otherwise.
         on_bad_row: what a row that cannot be read, or without text, does: "raise", or "skip" to leave it out.
         streaming: read the training text while training instead of preparing it on disk first. The stream has no
@@ -169,6 +176,7 @@ class TextDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         document_eos: bool = True,
         sample_by: str = "document",
+        min_characters: int = 0,
         columns: Mapping[str, str] | None = None,
         on_bad_row: str = "raise",
         streaming: bool = False,
@@ -184,6 +192,7 @@ class TextDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.document_eos = document_eos
         self.sample_by = sample_by
+        self.min_characters = min_characters
         self.columns = columns
         self.on_bad_row = on_bad_row
         self.streaming = streaming
@@ -241,6 +250,7 @@ class TextDataModule(pl.LightningDataModule):
             "block_size": self.block_size,
             "document_eos": self.document_eos,
             "sample_by": self.sample_by,
+            "min_characters": self.min_characters,
             "columns": self.columns,
             "on_bad_row": self.on_bad_row,
         }

@@ -91,6 +91,7 @@ def open_stream(
     block_size: int,
     document_eos: bool = True,
     sample_by: str = "document",
+    min_characters: int = 0,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     buffer: int = 1000,
@@ -100,7 +101,7 @@ def open_stream(
 
     Args:
         files: see ``load_rows``. With weights the sources are mixed, without they follow each other.
-        encoder, block_size, document_eos, sample_by, columns, on_bad_row: see ``load_blocks``.
+        encoder, block_size, document_eos, sample_by, min_characters, columns, on_bad_row: see ``load_blocks``.
         buffer: blocks that are shuffled together.
         seed: order of the blocks.
 
@@ -113,7 +114,7 @@ def open_stream(
 
     def source(some: Iterable[Documents]) -> BlockSource:
         def encode(text: str) -> list[int]:
-            return encoder.document(text, eos=document_eos)
+            return encoder.document(text, eos=document_eos) if len(text) >= min_characters else []
 
         return BlockSource(list(some), encode=encode, block_size=block_size, on_bad_row=on_bad_row)
 
@@ -144,6 +145,8 @@ def _documents(spec: Spec, columns: Mapping[str, str] | None, sample_by: str) ->
         return Documents(spec.name, lambda: NumberedRows(lambda: load_hub(spec, streaming=True), spec.name), field)
     path = Path(spec.path)
     builder, options = builder_of(path, sample_by)
+    if options.get("sample_by") == "story":
+        raise UserError(f"{path}: sample_by=story needs the file prepared: set data.streaming=false")
 
     def open_file() -> Any:
         with quiet_datasets(0):

@@ -71,10 +71,10 @@ def kl_from(
     if not prompted and encoder.fingerprint() == baseline_encoder.fingerprint():
         prompt_ids, response_ids = samples.prompt_ids, samples.response_ids
     else:
-        prompt_ids = [baseline_encoder.prompt(prompt) for prompt in prompts]
-        response_ids = [
-            baseline_encoder.response(text, finished=finished)
-            for text, finished in zip(samples.responses, samples.finished, strict=True)
+        read = [
+            baseline_encoder.example(prompt, text, finished=finished)
+            for prompt, text, finished in zip(prompts, samples.responses, samples.finished, strict=True)
         ]
+        prompt_ids, response_ids = [prompt for prompt, _ in read], [response for _, response in read]
     theirs = sequence_logprobs(baseline, prompt_ids, response_ids, batch_size=batch_size)
     return [float(kl) for kl in kl_estimate(own, theirs, estimator="k1")]

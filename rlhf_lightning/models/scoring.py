@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -100,7 +101,7 @@ class RewardModelScorer:
         text or a conversation."""
         ended = [True] * len(responses) if finished is None else [bool(f) for f in finished]
         sequences = [
-            self.encoder.prompt(prompt) + self.encoder.response(response, finished=end)
+            [*itertools.chain(*self.encoder.example(prompt, response, finished=end))]
             for prompt, response, end in zip(prompts, responses, ended, strict=True)
         ]
         lengths = torch.tensor([len(sequence) for sequence in sequences])

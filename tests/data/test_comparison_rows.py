@@ -106,6 +106,60 @@ def test_annotators_in_rows_of_their_own_are_brought_together_for_the_majority(w
         assert (data.counts["rows"], data.counts["rows_merged"], data.counts["tied_pairs"]) == (2, 2, 0)
 
 
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+TURNED = {"prompt": "a", "chosen": "c", "rejected": "b"}
+OUTPUTS = {"instruction": "a", "output_1": "b", "output_2": "c"}
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [PAIR, PAIR, TURNED],
+        [{**OUTPUTS, "preference": 1}, {**OUTPUTS, "output_1": "c", "output_2": "b", "preference": 2}, TURNED],
+        [{"prompt": "a", "responses": ["b", "c"], "ranks": ranks} for ranks in ([1, 2], [1, 2], [2, 1])],
+        [{"prompt": "a", "responses": ["b", "c"], "scores": scores} for scores in ([2, 1], [1, 1], [3, 2])],
+        [{"prompt": "a", "responses": ["c", "b"], "pairs": [pair]} for pair in ([1, 0], [1, 0], [0, 1])],
+        [{"chosen": f"\n\nHuman: a\n\nAssistant: {best}", "rejected": f"\n\nHuman: a\n\nAssistant: {worst}"}
+         for best, worst in ("bc", "cb", "bc")],
+    ],
+)  # fmt: skip  # a line for each form
+def test_majority_of_rows_in_every_form(write: Callable[..., Path], votes: list[dict[str, Any]]) -> None:
+    shape = [vote for vote in votes if set(vote) == set(votes[0])]
+    data = loaded(write("a.jsonl", *shape), annotators="majority")
+    assert row(data) == ([1, 4, 6, 5], [[7, 2], [8, 2]], [[0, 1]])
+    assert data.counts["rows_merged"] == len(shape) - 1
+    assert (data.counts["rows"], data.counts["pairs"], data.counts["tied_pairs"]) == (1, 1, 0)
+    assert loaded(write("a.jsonl", *shape)).counts["rows"] >= len(shape) - 1
+
+
+def test_even_annotators_are_a_tie_pair_by_pair(write: Callable[..., Path]) -> None:
+    ranks = [[1, 2, 3], [2, 1, 3], [1, 1, 2]]
+    votes = [{"prompt": "a", "responses": ["b", "c", "d"], "ranks": entry} for entry in ranks]
+    other = {"prompt": "e", "responses": ["b", "c", "d"], "ranks": [3, 2, 1]}
+    data = loaded(write("a.jsonl", votes[0], other, *votes[1:]), annotators="majority")
+    assert [row(data, i)[2] for i in range(2)] == [[[0, 2], [1, 2]], [[1, 0], [2, 0], [2, 1]]]
+    assert (data.counts["rows_merged"], data.counts["tied_pairs"]) == (2, 1)
+
+
+def test_identical_responses_are_a_tie(write: Callable[..., Path]) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
+    data = loaded(write("a.jsonl", *rows))
+    assert data.counts == {
+        "rows": 1,
+        "pairs": 1,
+        "tied_rows_skipped": 1,
+        "tied_pairs": 1,
+        "identical_pairs_tied": 1,
+        "overlong_rows_dropped": 0,
+    }
+    several = {"prompt": "a", "responses": ["b", "b", "c"], "ranks": [1, 2, 3]}
+    assert row(loaded(write("b.jsonl", several)))[2] == [[0, 2], [1, 2]]
+    cut = {"prompt": "a", "responses": ["b", "b"], "ranks": [1, 2], "finished": [True, False]}
+    assert row(loaded(write("c.jsonl", cut)))[1:] == ([[7, 2], [7]], [[0, 1]])
+    with pytest.raises(UserError, match="all completions are tied in all 1 rows"):
+        loaded(write("d.jsonl", rows[0]))
+
+
 def test_columns_name_solutions_and_whether_they_are_right(write: Callable[..., Path]) -> None:
     solutions = {"one": ("b", True), "two": ("c", False), "three": ("d", True)}
     entry = {name: {"text": text, "is_correct": right} for name, (text, right) in solutions.items()}
@@ -120,6 +174,7 @@ BAD = [
     ({"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2, 3]}, "ranks", "ranks must be 2 numbers"),
     ({"prompt": "a", "responses": ["b"], "ranks": [1]}, "one_response", "K = 1 completions"),
     ({"prompt": "", "responses": ["b", "c"], "ranks": [1, 2]}, "empty_text", "the field 'prompt' is empty"),
+    ({"prompt": "a", "responses": ["b", ""], "ranks": [1, 2]}, "empty_text", "completion 2 of 2 is empty"),
     ({"prompt": "a", "responses": ["b", None], "ranks": [1, 2]}, "missing_or_null", "every completion must be text"),
     ({"prompt": "a", "responses": None, "ranks": [1, 2]}, "missing_or_null", "no completions"),
     ({"prompt": "a", "responses": ["b", "c"], "ranks": None}, "ranks", "neither ranks nor"),

@@ -62,6 +62,38 @@ def test_long_prompt_is_cut_on_demand_and_its_text_with_it(
     assert data.counts == {"rows": 2, "overlong_rows_cut": 1}
 
 
+@pytest.mark.parametrize(
+    ("row", "overlong", "limit", "ids", "prompt"),
+    [
+        ({"prompt": "a b c d"}, "keep_end", 4, [1, 8, 9, 5], "c d"),
+        ({"prompt": "a b c d"}, "keep_start", 4, [1, 4, 6, 7], "a b"),
+        ({"prompt": "a b c d"}, "keep_end", 2, [1, 5], ""),
+        ({"prompt": TURNS[:3]}, "keep_end", 4, [1, 4, 8, 5], TURNS[2:3]),
+        ({"prompt": TURNS[:3]}, "keep_start", 5, [1, 4, 6, 5, 7], TURNS[:2]),
+        ({"question": "a b c d"}, "keep_end", 4, [1, 8, 9, 5], [{"role": "user", "content": "c d"}]),
+    ],
+)
+def test_reward_over_text_sees_what_is_left_of_the_words_in_a_template(
+    write: Callable[..., Path], row: dict[str, Any], overlong: str, limit: int, ids: list[int], prompt: Any
+) -> None:
+    found = batch(write("a.jsonl", row), max_prompt_length=limit, overlong=overlong)
+    assert found.input_ids.tolist() == [ids]
+    assert found.prompts == [prompt]
+
+
+def test_prompt_whose_words_a_template_changes_is_cut_to_the_text_of_its_ids(write: Callable[..., Path]) -> None:
+    changing = (
+        "{% for m in messages %}{{ m.content | replace(' ', ' j ') | length }} i {{ m.content[:1] }} h {% endfor %}"
+    )
+    found = batch(
+        write("a.jsonl", {"prompt": "a b"}),
+        Encoder(make_tokenizer(template=changing)),
+        max_prompt_length=2,
+        overlong="keep_end",
+    )
+    assert found.prompts == ["a h"]
+
+
 def test_bad_prompts_are_named_or_skipped_with_a_count(write: Callable[..., Path], encoder: Encoder) -> None:
     path = write("a.jsonl", {"prompt": "a"}, {"prompt": None}, {"prompt": " "}, {"prompt": 7})
     with pytest.raises(UserError, match=r"a\.jsonl, line 2: no field 'prompt'"):

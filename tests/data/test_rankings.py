@@ -45,8 +45,11 @@ def test_absent_columns_may_be_null_as_in_a_file_of_mixed_rows() -> None:
     assert read_comparison(row, "").pairs == [(0, 1)]
 
 
-def test_empty_completion_is_a_completion() -> None:
-    assert read_comparison({"responses": ["", "b"], "ranks": [2, 1]}, "").pairs == [(1, 0)]
+def test_empty_completion_is_a_fault_but_of_samples() -> None:
+    fails({"responses": ["b", " "], "ranks": [2, 1]}, "completion 2 of 2 is empty")
+    fails({"chosen": "", "rejected": "b"}, "completion 1 of 2 is empty")
+    sampled = {"responses": ["", "b"], "ranks": [2, 1], "finished": [True, True]}
+    assert read_comparison(sampled, "").pairs == [(1, 0)]
 
 
 def test_one_completion_cannot_be_compared() -> None:

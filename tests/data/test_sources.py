@@ -69,7 +69,7 @@ def test_text_file_is_sampled_by_document_paragraph_or_line(tmp_path: Path) -> N
         assert load_rows(path, fields=("text",), sample_by=sample_by)["text"][:] == expected
     path.write_text("a\nb\n")
     assert load_rows(path, fields=("text",), sample_by="line")["text"][:] == ["a", "b"]
-    with pytest.raises(UserError, match="sample_by must be document, paragraph or line, not 'word'"):
+    with pytest.raises(UserError, match="sample_by must be document, paragraph, line or story, not 'word'"):
         load_rows(path, fields=("text",), sample_by="word")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.data import Encoder
+from rlhf_lightning.data.word_places import earlier_answers
 from rlhf_lightning.errors import UserError
 
 from .conftest import make_tokenizer
@@ -29,6 +30,11 @@ FORGETFUL = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 """Earlier answers are left out."""
+THINKING = (
+    "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}i {% endif %}{{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+"""Something stands before the words of an answer that the generation prompt does not have."""
 DIALOGUE = [
     {"role": "user", "content": "a"},
     {"role": "assistant", "content": "b"},
@@ -37,52 +43,75 @@ DIALOGUE = [
 ]
 
 
-def pieces(template: str, train_on: str, messages: list[dict[str, str]] = DIALOGUE) -> list[tuple[str, bool]]:
-    return Encoder(make_tokenizer(template=template)).turns(messages, train_on=train_on)
+def texts(template: str, messages: list[dict[str, str]] = DIALOGUE) -> list[str]:
+    return Encoder(make_tokenizer(template=template)).texts(messages[:-1], messages[-1]["content"])
 
 
-def test_last_turn_is_what_the_template_renders() -> None:
+def earlier(template: str) -> list[list[str]]:
+    """The words that the assistant says in the prompt."""
+    tokenizer = make_tokenizer(template=template)
+    encoder = Encoder(tokenizer)
+    ids = encoder.prompt(DIALOGUE[:-1])
+    return [tokenizer.convert_ids_to_tokens(ids[a:b]) for a, b in earlier_answers(encoder, DIALOGUE[:-1])]
+
+
+def test_prompt_and_response_are_what_the_template_renders() -> None:
     rendered = make_tokenizer(template=CHATML).apply_chat_template(DIALOGUE, tokenize=False)
-    prompt, answer = pieces(CHATML, "last")
-    assert prompt == ("<s>user: a </s> j assistant: b </s> j user: c </s> j assistant: ", False)
-    assert answer == ("d e", True)
-    assert rendered == prompt[0] + answer[0] + " </s> j "
-
-
-def test_all_turns_are_learned_up_to_their_eos() -> None:
-    assert pieces(CHATML, "all") == [
-        ("<s>user: a </s> j assistant: ", False),
-        ("b </s>", True),
-        (" j user: c </s> j assistant: ", False),
-        ("d e", True),
-    ]
+    prompt, answer = texts(CHATML)
+    assert prompt == "<s>user: a </s> j assistant: b </s> j user: c </s> j assistant: "
+    assert answer == "d e"
+    assert rendered == prompt + answer + " </s> j "
 
 
 @pytest.mark.parametrize("template", [CHATML, END_AT_THE_END, TRIMMING])
-def test_pieces_join_to_what_transformers_renders(template: str) -> None:
+def test_texts_join_to_what_transformers_renders(template: str) -> None:
     rendered = make_tokenizer(template=template).apply_chat_template(DIALOGUE, tokenize=False)
-    for train_on in ("last", "all"):
-        assert rendered.startswith("".join(text for text, _ in pieces(template, train_on)))
+    assert rendered.startswith("".join(texts(template)))
 
 
-def test_turn_that_no_eos_closes_is_learned_with_what_closes_it() -> None:
-    assert pieces(END_AT_THE_END, "all")[1] == ("b i ", True)
+def test_earlier_turns_end_with_their_eos_or_else_with_what_closes_them() -> None:
+    assert earlier(CHATML) == [["b", "</s>"]]
+    assert earlier(END_AT_THE_END) == [["b", "i"]]
+
+
+def test_earlier_turn_begins_where_the_assistant_began_to_speak() -> None:
+    assert earlier(THINKING) == [["i", "b"]]
 
 
 def test_words_are_taken_as_the_template_writes_them() -> None:
     dialogue = [DIALOGUE[0], {"role": "assistant", "content": "  b "}]
-    assert pieces(TRIMMING, "last", dialogue) == [("user:a\nassistant:", False), ("b", True)]
-    thinking = (
-        "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}i {% endif %}{{ m.content }} {% endfor %}"
+    assert texts(TRIMMING, dialogue) == ["user:a\nassistant:", "b"]
+    assert texts(THINKING, dialogue)[1] == "i   b "
+
+
+def test_what_a_template_puts_before_the_words_is_no_part_of_the_text_of_a_response() -> None:
+    encoder = Encoder(make_tokenizer(template=THINKING))
+    prompt, response = encoder.example("a", "b")
+    assert (prompt, response) == ([4, 6, 5], [14, 7, 2])
+    assert encoder.decode(response) == "b"
+    assert encoder.decode([7, 2]) == "b"
+
+
+def test_template_without_a_generation_prompt_is_cut_before_the_words() -> None:
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert texts(bare, DIALOGUE[:2]) == ["user: a\nassistant:", " b"]
+    bracketed = "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %} {{ m.content }}{% endif %}"
+    assert texts(bracketed + "{% endfor %}", DIALOGUE[:2]) == ["[a]", " b"]
+
+
+def test_template_that_goes_on_otherwise_than_by_its_generation_prompt_is_cut_before_the_words() -> None:
+    reasoning = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.split('#')[-1] }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>#{% endif %}"
     )
-    thinking += "{% if add_generation_prompt %}assistant: {% endif %}"
-    assert pieces(thinking, "last", dialogue)[1] == ("i   b ", True)
+    dialogue = [DIALOGUE[0], {"role": "assistant", "content": "why # b"}]
+    assert texts(reasoning, dialogue) == ["<user>a<assistant>", " b"]
 
 
 def test_template_whose_turns_cannot_be_told_apart_is_refused_for_all_of_them_only() -> None:
-    assert pieces(FORGETFUL, "last")[1] == ("d e", True)
+    assert texts(FORGETFUL)[1] == "d e"
     with pytest.raises(UserError) as error:
-        pieces(FORGETFUL, "all")
+        earlier(FORGETFUL)
     assert "train_on=all" in str(error.value)
     assert FORGETFUL[:50] in str(error.value)
     assert "\n" not in str(error.value)
@@ -94,24 +123,19 @@ def test_plain_template_for_a_tokenizer_without_one(tmp_path: Path, caplog: pyte
         encoder.require_template()
     assert "the tokenizer has no chat template" in caplog.text
     expected = "<s>User:\na\n\nAssistant:\nb</s>\n\nUser:\nc\n\nAssistant:\n"
-    assert encoder.render(DIALOGUE[:3]) == expected
+    assert encoder.texts(DIALOGUE[:3])[0] == expected
     assert encoder.prompt(DIALOGUE[:3]).count(1) == 1
     system = [{"role": "system", "content": "e"}, DIALOGUE[0]]
-    assert encoder.render(system) == "<s>System:\ne\n\nUser:\na\n\nAssistant:\n"
+    assert encoder.texts(system)[0] == "<s>System:\ne\n\nUser:\na\n\nAssistant:\n"
     encoder.save(tmp_path / "model")
-    assert Encoder.from_pretrained(tmp_path / "model").render(DIALOGUE[:3]) == expected
+    assert Encoder.from_pretrained(tmp_path / "model").texts(DIALOGUE[:3])[0] == expected
 
 
 def test_plain_template_has_no_bos_where_the_tokenizer_adds_none() -> None:
     encoder = Encoder(make_tokenizer(adds_bos=False))
     encoder.require_template()
-    assert encoder.render("a") == "User:\na\n\nAssistant:\n"
-    assert [text for text, _ in encoder.turns(DIALOGUE, train_on="all")] == [
-        "User:\na\n\nAssistant:\n",
-        "b</s>",
-        "\n\nUser:\nc\n\nAssistant:\n",
-        "d e",
-    ]
+    assert encoder.texts("a")[0] == "User:\na\n\nAssistant:\n"
+    assert encoder.texts(DIALOGUE[:3], "d e") == ["User:\na\n\nAssistant:\nb</s>\n\nUser:\nc\n\nAssistant:\n", "d e"]
 
 
 def test_a_template_of_its_own_stays() -> None:
@@ -122,6 +146,6 @@ def test_a_template_of_its_own_stays() -> None:
 
 def test_system_message_of_the_encoder_stands_in_for_a_missing_one() -> None:
     encoder = Encoder(make_tokenizer(template=CHATML), system="i")
-    assert encoder.render("a").startswith("<s>system: i </s> j user: a")
+    assert encoder.texts("a")[0].startswith("<s>system: i </s> j user: a")
     own = [{"role": "system", "content": "h"}, DIALOGUE[0]]
-    assert encoder.render(own).startswith("<s>system: h </s> j user: a")
+    assert encoder.texts(own)[0].startswith("<s>system: h </s> j user: a")
