@@ -238,7 +238,8 @@ def test_real_dialogues_as_published(shared: Path) -> None:
     data = ComparisonDataModule(encoder=encoder, train=path, on_bad_row="skip")
     data.setup()
     counts = data.counts
-    assert (counts["rows"], counts["different_prompts_dropped"], counts["skipped_roles"]) == (2303, 5, 4)
+    assert (counts["rows"], counts["different_prompts_dropped"], counts["skipped_roles"]) == (2299, 5, 4)
+    assert counts["skipped_empty_text"] == 4  # an empty last answer
     assert sum(data.train_rows[:2]["prompt_ids"][0].count(i) for i in [encoder.bos_token_id]) == 1
 
 
