@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf_lightning.errors import UserError, one_line
 
 TRACEBACK = "HYDRA_FULL_ERROR"
+WHOLE_PIPELINE = "this experiment describes a whole pipeline; run it with rlhf-pipeline"
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
 
 _failures: list[Exception] = []
@@ -97,6 +98,8 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
     unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown and "@steps." in unknown.group(1) and config_name == "train":
+        return WHOLE_PIPELINE
     if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):
         return _unknown_key(unknown.group(1), config_name)
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:

@@ -12,7 +12,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.modules.checkpoints import newest_checkpoint
@@ -96,7 +96,7 @@ def quieten() -> None:
 @reported
 def _app(config: DictConfig) -> Any:
     if "steps" in config:
-        raise UserError("this experiment describes a whole pipeline; run it with rlhf-pipeline")
+        raise UserError(WHOLE_PIPELINE)
     metrics = train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
     log.info("finished: %s", shown)

@@ -129,7 +129,7 @@ def test_real_pairs_of_dialogues(shared: Path, tmp_path: Path) -> None:
         for line in list(file)[:200]:
             row = json.loads(line)
             (prompt, chosen), (other, rejected) = (row[k].rsplit("\n\nAssistant:", 1) for k in ("chosen", "rejected"))
-            if prompt == other:
+            if prompt == other and chosen.strip() and rejected.strip():  # one answer there is empty: a bad row
                 rows.append({"prompt": f"{prompt}\n\nAssistant:", "chosen": chosen, "rejected": rejected})
     write_rows(tmp_path / "a.jsonl", rows)
     data = ComparisonDataModule(encoder=encoder, train=tmp_path / "a.jsonl", batch_size=len(rows))

@@ -92,10 +92,13 @@ def test_the_tokenizer_and_its_template_stand_beside_the_model(
     make_causal_lm: Callable[..., PreTrainedModel], encoder: Encoder, tmp_path: Path
 ) -> None:
     encoder = Encoder(AutoTokenizer.from_pretrained(_saved(encoder, tmp_path / "tokenizer")))
-    encoder.tokenizer.chat_template = "{% for m in messages %}user. {{ m['content'] }}{% endfor %}"
+    template = (
+        "{% for m in messages %}user. {{ m['content'] }}{% endfor %}{% if add_generation_prompt %}user. {% endif %}"
+    )
+    encoder.tokenizer.chat_template = template
     loaded = AutoTokenizer.from_pretrained(save_model_folder(make_causal_lm(), encoder, tmp_path / "model"))
     assert Encoder(loaded).fingerprint() == encoder.fingerprint()
-    assert Encoder(loaded).prompt("hi") == encoder.tokenizer("user. hi", add_special_tokens=False)["input_ids"]
+    assert Encoder(loaded).prompt("hi") == encoder.tokenizer("user. hiuser. ", add_special_tokens=False)["input_ids"]
 
 
 def _saved(encoder: Encoder, folder: Path) -> Path:

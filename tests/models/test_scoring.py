@@ -113,7 +113,8 @@ def test_a_conversation_is_scored_through_the_chat_template(
         {"role": "assistant", "content": "yes"},
         {"role": "user", "content": "go"},
     ]
-    ids = encoder.prompt("user. hi.assistant. yes.user. go.") + encoder.response("a cat")
+    # Without a generation prompt the prompt ends before the answer's words; the space belongs to the response.
+    ids = encoder.prompt("user. hi.assistant. yes.user. go.assistant.") + encoder.response(" a cat")
     alone = scorer.model.score(torch.tensor([ids]), torch.tensor([len(ids)]))
     torch.testing.assert_close(scorer([talk, "hi"], ["a cat", "ok"])[:1], alone, rtol=0, atol=1e-5)
 

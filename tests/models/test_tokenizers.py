@@ -79,7 +79,8 @@ def test_one_bos_and_the_same_ids_in_every_stage(
     folder = save_model_folder(load_scalar_model(name=str(model_folder("llama")), head="new"), own, tmp_path / "reward")
     scorer = RewardModelScorer(name=str(folder))
     assert scorer.shares_tokenizer(own)
-    rows = [own.prompt(text) + own.response(answer) for text, answer in (("name a cat", "tom"), ("hi", "yes, hi"))]
+    pairs = [own.example(text, answer) for text, answer in (("name a cat", "tom"), ("hi", "yes, hi"))]
+    rows = [question + reply for question, reply in pairs]
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.tensor([row + [own.pad_token_id] * (int(lengths.max()) - len(row)) for row in rows])
     by_text = scorer(["name a cat", "hi"], ["tom", "yes, hi"])
