@@ -17,6 +17,7 @@ from rlhf_lightning.functional.masking import (
     masked_sum,
     masked_whiten,
 )
+from rlhf_lightning.functional.newton_schulz import newton_schulz
 from rlhf_lightning.functional.rewards import missing_eos_scores, per_token_rewards
 from rlhf_lightning.functional.schedules import constant_with_warmup, cosine_decay
 
@@ -37,6 +38,7 @@ __all__ = [
     "masked_sum",
     "masked_whiten",
     "missing_eos_scores",
+    "newton_schulz",
     "per_token_rewards",
     "ranking_loss",
     "selected_logprobs",

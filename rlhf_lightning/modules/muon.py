@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import newton_schulz
 
 
 class Muon(Optimizer):
@@ -16,7 +20,9 @@ class Muon(Optimizer):
 
     ``B ← μ B + (1 − μ) G``, ``W ← W − lr (scale · NewtonSchulz(G + μ (B − G)) + λ W)``: every direction of a matrix
     moves by about the same, however small its gradient (Jordan et al. 2024, "Muon: An optimizer for hidden layers in
-    neural networks"; scale of Liu et al. 2025, "Muon is Scalable for LLM Training"). Both halves are torch's own.
+    neural networks"; scale of Liu et al. 2025, "Muon is Scalable for LLM Training"). The steps are those of
+    ``torch.optim.Muon``, taken for all matrices of one shape at once, which is what costs time in a small model;
+    AdamW is torch's own.
 
     Args:
         groups: from :func:`~rlhf_lightning.modules.optimization.parameter_groups`, which says what is a hidden matrix.
@@ -60,15 +66,12 @@ class Muon(Optimizer):
         self._connect()
 
     def _connect(self) -> None:
-        """Give torch's two optimizers the groups and the state of this one: what a scheduler, a checkpoint or Lightning
-        does to this one is then done to them."""
-        matrices = [group for group in self.param_groups if group["kind"] == "matrix"]
+        """Give torch's AdamW the groups and the state of this one: what a scheduler, a checkpoint or Lightning does to
+        this one is then done to it."""
         rest = [group for group in self.param_groups if group["kind"] != "matrix"]
-        self._parts: list[Optimizer] = [torch.optim.Muon(matrices)]
-        if rest:
-            self._parts.append(torch.optim.AdamW(rest, fused=True))
-        for part in self._parts:
-            part.state = self.state
+        self._rest = torch.optim.AdamW(rest, fused=True) if rest else None
+        if self._rest is not None:
+            self._rest.state = self.state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a checkpoint or a copy the groups and the state are new objects."""
@@ -81,6 +84,38 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
-            part.step()
+        for group in self.param_groups:
+            if group["kind"] == "matrix":
+                self._step(group)
+        if self._rest is not None:
+            self._rest.step()
         return loss
+
+    @torch.no_grad()
+    def _step(self, group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        for matrix in group["params"]:
+            if matrix.grad is not None:
+                by_shape[matrix.shape].append(matrix)
+        for shape, alike in by_shape.items():
+            most = max(1, _STACKED // shape.numel())
+            for first in range(0, len(alike), most):
+                self._step_alike(alike[first : first + most], shape, group)
+
+    def _step_alike(self, matrices: list[nn.Parameter], shape: torch.Size, group: dict[str, Any]) -> None:
+        updates = []
+        for matrix in matrices:
+            state, gradient = self.state[matrix], matrix.grad
+            assert gradient is not None
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            buffer = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            updates.append(gradient.lerp(buffer, group["momentum"]))
+        matched = group["adjust_lr_fn"] == "match_rms_adamw"
+        scale = 0.2 * math.sqrt(max(shape)) if matched else math.sqrt(max(1.0, shape[0] / shape[1]))
+        for matrix, update in zip(matrices, newton_schulz(torch.stack(updates), steps=group["ns_steps"]), strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+
+
+# Numbers in one stack: enough for a small model's matrices together, little beside a large model's.
+_STACKED = 2**22

@@ -1,0 +1,29 @@
+"""Orthogonalising matrices without a singular value decomposition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
+"""a, b, c of Jordan et al. (2024): the steepest rise of small singular values; large ones end near 1, not at 1."""
+
+
+def newton_schulz(matrices: Tensor, *, steps: int = 5, eps: float = 1e-7) -> Tensor:
+    """Nearly ``U Vᵀ`` of every matrix ``U Σ Vᵀ`` of a stack: singular values become roughly 1, vectors stay.
+
+    ``X ← X / ‖X‖``, then ``steps`` times ``X ← a X + (b A + c A²) X`` with ``A = X Xᵀ``, in bfloat16 (Jordan et al.
+    2024, "Muon: An optimizer for hidden layers in neural networks"). Small matrices of one shape are cheaper together
+    than one by one.
+
+    Shapes:
+        matrices: [n, r, c]. Result: [n, r, c], bfloat16.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
