@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data.stories import stories
 from rlhf_lightning.data.writing import write_rows
 from rlhf_lightning.errors import UserError
 
 # A sentence ends at . ! or ? with any closing quotes, where blank space and then no lower-case letter follow ("Hi!" she
 # said. is one sentence), unless the point ends a title.
 _SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+[\"'”’)]*(?=\s+[^\sa-z]|\s*$)")
-_STORY_END = re.compile(r"(?<!\n)\n(?!\n)")
 
 
 def prepare_continuations(
@@ -57,10 +57,10 @@ def prepare_continuations(
         whole = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from error
-    stories = list(dict.fromkeys(story.strip() for story in _STORY_END.split(whole) if story.strip()))
-    random.Random(seed).shuffle(stories)
-    count = round(len(stories) * heldout)
-    parts = {"heldout": stories[:count], "train": stories[count:]}
+    known = list(dict.fromkeys(stories(whole.split("\n"))))
+    random.Random(seed).shuffle(known)
+    count = round(len(known) * heldout)
+    parts = {"heldout": known[:count], "train": known[count:]}
     for part, some in parts.items():
         rows = [
             row
@@ -69,7 +69,7 @@ def prepare_continuations(
         ]
         if not rows:
             raise UserError(
-                f"{path}: none of the {len(some)} {part} stories (of {len(stories)}) has {prompt_sentences} + "
+                f"{path}: none of the {len(some)} {part} stories (of {len(known)}) has {prompt_sentences} + "
                 f"{response_sentences} sentences: give more text (a story ends at a single newline) or ask for fewer"
             )
         write_rows(Path(out) / f"text_{part}.jsonl", ({"text": story} for story in some))

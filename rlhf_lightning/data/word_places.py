@@ -47,10 +47,12 @@ def words_left(encoder: Encoder, prompt: Prompt, ids: Sequence[int], kept: slice
     What the template writes around the words is left out, since a reward model puts them into its own. Where it cannot
     be told what the words are, it is the text of ``ids``, which are what was kept.
     """
-    places = _places(encoder, encoder.texts(prompt)[0]) if encoder.tokenizer.chat_template else None
-    if places is None or not places[kept]:
+    if not encoder.tokenizer.chat_template:
         return encoder.decode(ids)
     (text,), messages = encoder.texts(prompt), messages_of(prompt)
+    places = _places(encoder, text)
+    if places is None or not places[kept]:
+        return encoder.decode(ids)
     first, last = places[kept][0][0], places[kept][-1][1]
     left: Conversation = []
     for index, message in enumerate(messages):

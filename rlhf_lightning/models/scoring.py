@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data import Encoder
+from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
 Reward = Callable[..., object]
-Prompt = str | Sequence[dict[str, str]]  # a text, or a conversation
 
 
 def score_texts(

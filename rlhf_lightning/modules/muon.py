@@ -57,7 +57,7 @@ class Muon(Optimizer):
             raise UserError("optimizer: the model has no hidden matrix that Muon could train; take optimizer=adamw")
         own = {
             True: {"momentum": momentum, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn},
-            False: {"betas": betas, "eps": eps, "fused": True},
+            False: {"betas": betas, "eps": eps},
         }
         super().__init__([group | own[group["kind"] == "matrix"] for group in groups], {})
         for group in self.param_groups:
