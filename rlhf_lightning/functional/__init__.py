@@ -19,6 +19,7 @@ from rlhf_lightning.functional.masking import (
 )
 from rlhf_lightning.functional.newton_schulz import newton_schulz
 from rlhf_lightning.functional.rewards import missing_eos_scores, per_token_rewards
+from rlhf_lightning.functional.sampling import sample_tokens
 from rlhf_lightning.functional.schedules import constant_with_warmup, cosine_decay
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "newton_schulz",
     "per_token_rewards",
     "ranking_loss",
+    "sample_tokens",
     "selected_logprobs",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import sample_tokens
 from rlhf_lightning.models.context import check_context
 from rlhf_lightning.models.modes import generation_mode
 
@@ -107,8 +108,11 @@ def _decode(
     alive = torch.ones_like(rows, dtype=torch.bool)
     steps = response_ids.shape[1]
     for step in range(steps):
-        logits = next_logits(model, tokens, positions, mask if padded else None, cache)
-        chosen = _choose(logits / temperature, greedy, generator)
+        if step == 0:
+            logits = _read_prompts(model, tokens, positions, mask, cache)
+        else:
+            logits = next_logits(model, tokens, positions, mask if padded else None, cache)
+        chosen = logits.argmax(-1) if greedy else sample_tokens(logits / temperature, generator=generator)
         response_ids[rows[alive], step] = chosen[alive]
         alive &= chosen != eos_token_id
         remaining = int(alive.sum())
@@ -122,6 +126,20 @@ def _decode(
             cache.batch_select_indices(kept)
             rows, tokens, positions, mask = rows[kept], tokens[kept], positions[kept], mask[kept]
             alive = torch.ones_like(rows, dtype=torch.bool)
+
+
+def _read_prompts(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    """What :func:`next_logits` gives for prompts [b, p], of which the same one is read once and its cache copied."""
+    told_apart = torch.where(mask, tokens, -1)  # a pad token may be a token of the prompt too
+    different, place = torch.unique(told_apart, dim=0, return_inverse=True)
+    if len(different) == len(tokens):
+        return next_logits(model, tokens, positions, None if mask.all() else mask, cache)
+    first = torch.full((len(different),), len(tokens), device=place.device)
+    first.scatter_reduce_(0, place, torch.arange(len(tokens), device=place.device), "amin")
+    own = mask[first]
+    logits = next_logits(model, tokens[first], positions[first], None if own.all() else own, cache)
+    cache.batch_select_indices(place)
+    return logits[place]
 
 
 def next_logits(
@@ -141,12 +159,3 @@ def next_logits(
     output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **arguments)
     logits: Tensor = output.logits[:, -1].float()
     return logits
-
-
-def _choose(logits: Tensor, greedy: bool, generator: torch.Generator | None) -> Tensor:
-    """One token per row of logits [b, v]. Dividing probabilities by exponential noise and taking the largest
-    samples from the distribution without a sort or a cumulative sum."""
-    if greedy:
-        return logits.argmax(-1)
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits.softmax(-1) / noise).argmax(-1)

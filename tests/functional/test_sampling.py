@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf_lightning.functional import sample_tokens
+
+
+def test_the_draw_is_the_first_token_beyond_a_uniform_number() -> None:
+    probabilities = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    uniform = torch.rand(1000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = sample_tokens(probabilities.log().repeat(1000, 1), generator=torch.Generator().manual_seed(0))
+    edges = [0.1, 0.3, 0.6]  # 0.1, 0.1 + 0.2, 0.1 + 0.2 + 0.3
+    assert drawn.tolist() == [sum(u > edge for edge in edges) for u in uniform.squeeze(1).tolist()]
+
+
+@pytest.mark.parametrize("impossible", [0, 2, 4])
+def test_what_has_no_probability_is_never_drawn(impossible: int) -> None:
+    logits = torch.tensor([0.3, -1.0, 0.0, 2.0, 0.1])
+    logits[impossible] = -torch.inf
+    drawn = sample_tokens(logits.repeat(20_000, 1), generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=5) / 20_000
+    assert shares[impossible] == 0
+    torch.testing.assert_close(shares, logits.softmax(-1), rtol=0, atol=0.015)  # 4 standard errors
