@@ -18,11 +18,13 @@ from rlhf_lightning.functional.masking import (
     masked_whiten,
 )
 from rlhf_lightning.functional.newton_schulz import newton_schulz
+from rlhf_lightning.functional.prompt_trees import PromptTrees, prompt_trees
 from rlhf_lightning.functional.rewards import missing_eos_scores, per_token_rewards
 from rlhf_lightning.functional.sampling import sample_tokens
 from rlhf_lightning.functional.schedules import constant_with_warmup, cosine_decay
 
 __all__ = [
+    "PromptTrees",
     "adaptive_kl_coef",
     "centering_direction",
     "clipped_policy_loss",
@@ -41,6 +43,7 @@ __all__ = [
     "missing_eos_scores",
     "newton_schulz",
     "per_token_rewards",
+    "prompt_trees",
     "ranking_loss",
     "sample_tokens",
     "selected_logprobs",

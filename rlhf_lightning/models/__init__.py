@@ -9,6 +9,7 @@ from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
+from rlhf_lightning.models.prompt_trees import PromptTreeStates
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
 from rlhf_lightning.models.vocabulary import check_vocabulary
@@ -16,6 +17,7 @@ from rlhf_lightning.models.vocabulary import check_vocabulary
 __all__ = [
     "Generation",
     "PackedStates",
+    "PromptTreeStates",
     "RewardModelScorer",
     "ScalarModel",
     "TokenLogprobs",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import check_context, text_config
-from rlhf_lightning.models.forward import hidden_states
+from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
 
 Layout = Literal["rows", "flat", "masked"]
@@ -65,12 +65,12 @@ class PackedStates:
 
 
 def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
+    if layout == "masked":
+        return masked_states(model, input_ids, position_ids, _own_example(position_ids))
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False  # with a cache, position ids are not searched for restarts
-    if layout == "masked":
-        arguments["attention_mask"] = _block_mask(position_ids, next(model.parameters()).dtype)
     if layout != "flat":
         hidden: Tensor = backbone(**arguments).last_hidden_state
         return hidden
@@ -82,12 +82,10 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
     return hidden
 
 
-def _block_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """[p, 1, s, s]: 0 where a token sees another one of its own example, not behind it; the lowest number elsewhere."""
+def _own_example(position_ids: Tensor) -> Tensor:
+    """[p, s, s], bool: a token sees the tokens of its own example, not behind it."""
     example = (position_ids == 0).cumsum(1)
-    same = example.unsqueeze(2) == example.unsqueeze(1)
-    mask = torch.zeros(same.shape, dtype=dtype, device=same.device)
-    return mask.masked_fill(~same.tril(), torch.finfo(dtype).min).unsqueeze(1)
+    return (example.unsqueeze(2) == example.unsqueeze(1)).tril()
 
 
 def _find_layout(model: nn.Module) -> Layout:

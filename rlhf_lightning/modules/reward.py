@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
-from rlhf_lightning.models import ScalarModel, check_vocabulary
+from rlhf_lightning.models import PromptTreeStates, ScalarModel, check_vocabulary
 from rlhf_lightning.modules.batching import (
     by_length,
     comparison_rows,
@@ -49,6 +49,9 @@ class RewardModule(L.LightningModule):
         optimizer, weight_decay, schedule, warmup_steps, schedule_floor, max_grad_norm: as in ``SFTModule``.
         micro_batch_size: prompts per forward and backward pass, with all their completions; the whole batch by
             default.
+        share_prompt: read a prompt once for all its completions, in one sequence with a tree-shaped attention mask
+            (:class:`~rlhf_lightning.models.PromptTreeStates`). Scores and gradients are the same; it saves time where
+            prompts are not much shorter than completions, and costs some where they are.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RewardModule(L.LightningModule):
         schedule_floor: float = 0.1,
         max_grad_norm: float | None = 1.0,
         micro_batch_size: int | None = None,
+        share_prompt: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of prompts
@@ -80,6 +84,7 @@ class RewardModule(L.LightningModule):
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
+        self.share_prompt = share_prompt
         self.reward_model: Any = None
 
     def configure_model(self) -> None:
@@ -87,6 +92,7 @@ class RewardModule(L.LightningModule):
         if self.reward_model is None:
             self.reward_model = self._reward_model_factory()
             self.reward_model.requires_grad_(True)
+            self._tree_states = PromptTreeStates(self.reward_model.model)
 
     def setup(self, stage: str) -> None:
         """Refuse what this module cannot do yet."""
@@ -111,6 +117,9 @@ class RewardModule(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
         check_context(self.reward_model.model, data)
+        if self.share_prompt:
+            with self.trainer.precision_plugin.forward_context():
+                self._tree_states.check()
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [n] of right-padded sequences [n, s]."""
@@ -167,13 +176,19 @@ class RewardModule(L.LightningModule):
         head.weight += shift.to(head.weight.dtype)
         return bias
 
+    def _scores(self, part: ComparisonBatch) -> Tensor:
+        if not self.share_prompt:
+            return by_length(self.score, part.input_ids, part.lengths)
+        scores: Tensor = self.reward_model.head(self._tree_states(part.input_ids, part.lengths, part.group)).squeeze(-1)
+        return scores
+
     def _loss(self, batch: ComparisonBatch, *, backward: bool) -> tuple[Tensor, Tensor]:
         """Loss and pair accuracy of the batch, prompt by prompt in micro-batches."""
         prompts = (pairs_per_prompt(batch) > 0).sum()
         total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for chosen in micro_batches(longest_per_prompt(batch), self.micro_batch_size):
             part = comparison_rows(batch, chosen)
-            scores = by_length(self.score, part.input_ids, part.lengths)
+            scores = self._scores(part)
             loss = ranking_loss(
                 scores,
                 part.better,

@@ -34,6 +34,7 @@ def _brute_force(model: ScalarModel, batch: ComparisonBatch) -> tuple[Tensor, fl
     return loss, sum(correct) / len(correct)
 
 
+@pytest.mark.parametrize("share_prompt", [False, True])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4, 8, None, 3])
 def test_loss_and_gradient_are_those_of_the_whole_batch(
     fit: Callable[..., L.Trainer],
@@ -44,6 +45,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
     architecture: str,
     comparisons: ComparisonBatch,
     micro_batch_size: int | None,
+    share_prompt: bool,
 ) -> None:
     expected = make_scalar_model(architecture)
     loss, accuracy = _brute_force(expected, comparisons)
@@ -55,6 +57,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
         reward_model=lambda: make_scalar_model(architecture),
         optimizer=recorder,
         micro_batch_size=micro_batch_size,
+        share_prompt=share_prompt,
         max_grad_norm=None,
     )
     metrics = fit(module, [comparisons]).callback_metrics
