@@ -20,17 +20,38 @@ BASES = {"comparisons", "demonstrations", "prompts", "text"}
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml") if path.stem not in BASES)
 STAGES = {"comparisons": "reward", "demonstrations": "sft", "prompts": "ppo", "text": "pretrain"}
 FIXTURES = ROOT / "tests" / "data" / "fixtures"
-HUB = {
-    "Anthropic/hh-rlhf": "hh_rlhf",
-    "openai/summarize_from_feedback": "summarize_from_feedback",
-    "trl-lib/tldr": "tldr_prompts",
-    "tatsu-lab/alpaca": "alpaca",
-    "HuggingFaceH4/ultrafeedback_binarized": "ultrafeedback",
-    "nvidia/HelpSteer2": "helpsteer2",
-    "OpenAssistant/oasst2": "oasst2",
-    "databricks/databricks-dolly-15k": "dolly",
-    "Salesforce/wikitext": "wikitext",
-    "allenai/c4": "c4",
+# What may be asked of each dataset: file of the fixture, (configuration, split) pairs, revision, files.
+HUB: dict[str, tuple[str, set[tuple[str | None, str]], str | None, str | None]] = {
+    "Anthropic/hh-rlhf": ("hh_rlhf", {(None, "train"), (None, "test")}, None, None),
+    "openai/summarize_from_feedback": (
+        "summarize_from_feedback",
+        {(None, "train"), (None, "validation")},
+        "refs/convert/parquet",  # the main branch is a script, which `datasets` does not run
+        "comparisons/{split}/*.parquet",
+    ),
+    "trl-lib/tldr": ("tldr_prompts", {(None, "train"), (None, "validation"), (None, "test")}, None, None),
+    "tatsu-lab/alpaca": ("alpaca", {(None, "train")}, None, None),
+    "HuggingFaceH4/ultrafeedback_binarized": (
+        "ultrafeedback",
+        {(None, f"{part}_{task}") for part in ("train", "test") for task in ("prefs", "sft", "gen")},
+        None,
+        None,
+    ),
+    "nvidia/HelpSteer2": ("helpsteer2", {(None, "train"), (None, "validation")}, None, None),
+    "OpenAssistant/oasst2": ("oasst2", {(None, "train"), (None, "validation")}, None, None),
+    "databricks/databricks-dolly-15k": ("dolly", {(None, "train")}, None, None),
+    "Salesforce/wikitext": (
+        "wikitext",
+        {
+            (f"wikitext-{size}-{form}v1", split)
+            for size in (2, 103)
+            for form in ("", "raw-")
+            for split in ("train", "validation", "test")
+        },
+        None,
+        None,
+    ),
+    "allenai/c4": ("c4", {("en", "train"), ("en", "validation")}, None, None),
 }
 
 
@@ -52,7 +73,12 @@ def _hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def load_dataset(path: str, name: str | None = None, **options: Any) -> Any:
         if path not in HUB:
             return original(path, name, **options)
-        file = str(FIXTURES / f"{HUB[path]}.jsonl")
+        fixture, parts, revision, files = HUB[path]
+        assert (name, options["split"]) in parts
+        assert options.get("revision") == revision
+        asked = options.get("data_files")
+        assert asked == (None if files is None else {options["split"]: files.format(split=options["split"])})
+        file = str(FIXTURES / f"{fixture}.jsonl")
         return original("json", data_files=file, split="train", streaming=options.get("streaming", False))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -104,9 +130,9 @@ def test_parts_of_a_source_are_set_from_the_command_line() -> None:
     ("preset", "rows", "responses"),
     [
         ("hh_rlhf", 2, ["seven minutes.", "no idea."]),
-        ("summarize_from_feedback", 2, [" read a long book, liked it.", " book was long."]),
+        ("summarize_from_feedback", 3, [" read a long book, liked it.", " book was long."]),
         ("ultrafeedback", 2, ["water that falls.", "a colour."]),
-        ("helpsteer2", 2, ["frozen water.", "a bird."]),  # the third prompt's answers are tied
+        ("helpsteer2", 3, ["frozen water.", "a bird."]),  # the third prompt's answers are tied
         ("oasst2_comparisons", 2, ["a far sun.", "a fish."]),
     ],
 )

@@ -25,19 +25,27 @@ Row = Mapping[str, Any]
 Adapter = Callable[[Iterable[Row]], Iterator[dict[str, Any]]]
 
 _ARTICLE = re.compile(r" = [^=].* = \n?")
+_HELPSTEER_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 
 
 def summarize_comparisons(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """OpenAI's summaries compared by people: ``info``, two ``summaries`` and ``choice`` -> comparisons."""
+    """OpenAI's summaries compared by people: ``info``, two ``summaries`` and ``choice`` -> comparisons.
+
+    Prompts have the form of the prompts-only TL;DR data; the validation rows on news have an article in place of a
+    post.
+    """
     for row in rows:
         info = row["info"]
-        text = info.get("post") or info.get("article") or ""
-        head = [f"SUBREDDIT: r/{info['subreddit']}"] if info.get("subreddit") else []
-        head += [f"TITLE: {info['title']}"] if info.get("title") else []
+        if info.get("post"):
+            head = [f"SUBREDDIT: r/{info['subreddit']}"] if info.get("subreddit") else []
+            head += [f"TITLE: {info['title']}"] if info.get("title") else []
+            head += [f"POST: {info['post']}"]
+        else:
+            head = [f"Article:\n{info.get('article') or ''}"]
         choice = row["choice"]
         summaries = [summary["text"] for summary in row["summaries"]]
         yield {
-            "prompt": "\n".join([*head, f"POST: {text}", "TL;DR:"]),
+            "prompt": "\n\n".join([*head, "TL;DR:"]),
             "chosen": summaries[choice],
             "rejected": summaries[1 - choice],
             "labeler": row.get("worker"),
@@ -48,12 +56,16 @@ def helpsteer2(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """HelpSteer2: neighbouring rows of one prompt, each with a response's ratings -> ``responses`` and ``scores``.
 
     The score is ``helpfulness``, the overall rating. A prompt with a single response compares nothing and is left out.
+    A prompt of several turns is one string with marks between the turns, and becomes messages.
     """
     for prompt, group in groupby(rows, key=lambda row: row["prompt"]):
         answers = list(group)
         if len(answers) > 1:
+            turns = ["User", *_HELPSTEER_TURN.split(prompt)]  # role, text, role, text, ...
             yield {
-                "prompt": prompt,
+                "prompt": [
+                    {"role": role.lower(), "content": text} for role, text in zip(turns[::2], turns[1::2], strict=True)
+                ],
                 "responses": [answer["response"] for answer in answers],
                 "scores": [answer["helpfulness"] for answer in answers],
             }

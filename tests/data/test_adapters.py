@@ -25,23 +25,41 @@ def rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text().splitlines()]
 
 
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
 def test_summaries_are_ordered_by_choice() -> None:
-    first, second = summarize_comparisons(rows("summarize_from_feedback"))
+    first, second, news = summarize_comparisons(rows("summarize_from_feedback"))
     assert first == {
-        "prompt": "SUBREDDIT: r/books\nTITLE: a title\nPOST: i read a long book and liked it.\nTL;DR:",
+        "prompt": "SUBREDDIT: r/books\n\nTITLE: a title\n\nPOST: i read a long book and liked it.\n\nTL;DR:",
         "chosen": " read a long book, liked it.",
         "rejected": " book was long.",
         "labeler": "w1",
     }
     assert second["chosen"] == " the cat sleeps all day."
+    assert news["prompt"] == "Article:\na bridge was built.\n\nTL;DR:"
+
+
+def test_prompts_of_summaries_have_the_form_of_the_prompts_data() -> None:
+    first, *_ = summarize_comparisons(rows("summarize_from_feedback"))
+    post = rows("tldr_prompts")[0]["prompt"]
+    labels = ["SUBREDDIT: r/", "TITLE: ", "POST: ", "TL;DR:"]
+    for prompt in (first["prompt"], post):
+        parts = prompt.split("\n\n")
+        assert len(parts) == 4
+        assert all(part.startswith(label) for part, label in zip(parts, labels, strict=True))
 
 
 def test_answers_of_one_prompt_are_joined_with_their_scores() -> None:
-    assert list(helpsteer2(rows("helpsteer2"))) == [
-        {"prompt": "what is snow?", "responses": ["frozen water.", "a bird."], "scores": [4, 0]},
-        {"prompt": "name a tree.", "responses": ["an oak.", "a beech."], "scores": [3, 3]},
-        {"prompt": "name a town.", "responses": ["a car.", "one town."], "scores": [1, 2]},
+    found = list(helpsteer2(rows("helpsteer2")))
+    assert found[:3] == [
+        {"prompt": said("what is snow?"), "responses": ["frozen water.", "a bird."], "scores": [4, 0]},
+        {"prompt": said("name a tree."), "responses": ["an oak.", "a beech."], "scores": [3, 3]},
+        {"prompt": said("name a town."), "responses": ["a car.", "one town."], "scores": [1, 2]},
     ]
+    turns = [*said("name a fish."), {"role": "assistant", "content": "a pike."}, *said("another one?")]
+    assert found[3:] == [{"prompt": turns, "responses": ["a carp.", "no."], "scores": [4, 1]}]
 
 
 def test_the_best_path_of_a_tree_ends_with_an_answer() -> None:
@@ -92,7 +110,7 @@ def test_lines_of_wikitext_are_joined_to_articles() -> None:
 def test_an_adapted_source_is_kept_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     source = {"path": str(FIXTURES / "helpsteer2.jsonl"), "adapter": "helpsteer2"}
     (first,) = load_sources(source)
-    assert len(first.rows) == 3
+    assert len(first.rows) == 4
     assert first.rows.cache_files
     monkeypatch.setattr("rlhf_lightning.data.adapters.adapter_of", lambda name: helpsteer2)
     (second,) = load_sources(source)
