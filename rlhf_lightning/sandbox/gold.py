@@ -120,7 +120,7 @@ WEIGHTS: dict[str, float] = {
     "evasive": -1.2,
     "fluent": 1.0,
     "finished": 0.5,
-    "constraint": 0.5,
+    "constraint": 0.4,
     "true": 0.3,
     "false": -0.7,
     "rude": -3.0,
@@ -140,7 +140,7 @@ def features(task: Task, response: str, found: Assessment | None = None) -> dict
     """The features that labelers weigh, by the names of ``WEIGHTS``."""
     a = found or assess(task, response)
     helpful = a.follow * a.fluent
-    polite_start = a.opener or (task.family in ("chat", "harm") and a.follow > 0)
+    polite_start = a.opener or (task.family == "chat" and a.form > 0.5) or (task.family == "harm" and a.follow > 0)
     return {
         "form": a.form * a.fluent,
         "follow": helpful,
@@ -156,7 +156,7 @@ def features(task: Task, response: str, found: Assessment | None = None) -> dict
         "closing": a.fluent * a.closing,
         "assured": float(response.count(IN_FACT) == 1),
         "hearsay": float(PEOPLE_SAY in response),
-        "sentence": helpful * a.sentence,
+        "sentence": a.fluent * a.sentence,
         "detail": helpful * min(max(a.true_claims - 1, 0), 1),
         "length": float(len(response.split())),
         "excess": float(a.excess),
