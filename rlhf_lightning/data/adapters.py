@@ -41,11 +41,11 @@ def summarize_comparisons(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
             head += [f"TITLE: {info['title']}"] if info.get("title") else []
             head += [f"POST: {info['post']}"]
         else:
-            head = [f"Article:\n{info.get('article') or ''}"]
+            head = [f"Article:\n{info['article']}"] if info.get("article") else []
         choice = row["choice"]
         summaries = [summary["text"] for summary in row["summaries"]]
         yield {
-            "prompt": "\n\n".join([*head, "TL;DR:"]),
+            "prompt": "\n\n".join([*head, "TL;DR:"]) if head else "",  # nothing to summarise: a bad row
             "chosen": summaries[choice],
             "rejected": summaries[1 - choice],
             "labeler": row.get("worker"),

@@ -30,11 +30,12 @@ def prompt_trees(input_ids: Tensor, lengths: Tensor, group: Tensor) -> PromptTre
     sequence is its own. Trees share rows so that rows are about as long as the longest tree.
 
     Shapes:
-        input_ids: [n, s], right padded; lengths: [n]; group: [n], 0..g−1, the prompt of each sequence.
+        input_ids: [n, s], right padded; lengths: [n]; group: [n], the prompt of each sequence, a number from 0 on.
     """
     count, width = input_ids.shape
     device = input_ids.device
     column = torch.arange(width, device=device)
+    group = torch.unique(group, return_inverse=True)[1]  # 0..g−1 without gaps
     first = _first_of(group)
     same = (input_ids == input_ids[first[group]]) & (column < lengths.unsqueeze(1))
     alike = same.int().cumprod(1).sum(1).minimum(lengths - 1)
@@ -46,7 +47,7 @@ def prompt_trees(input_ids: Tensor, lengths: Tensor, group: Tensor) -> PromptTre
     order = torch.argsort(group, stable=True)
     before = torch.zeros_like(own)
     before[order] = own[order].cumsum(0) - own[order]
-    before -= before[first][group]
+    before -= before[first[group]]
     tree_row, tree_start, rows, longest = _placed(trees)
     start = tree_start[group] + before
 

@@ -15,9 +15,15 @@ def sample_tokens(logits: Tensor, *, generator: torch.Generator | None = None) -
 
     Shapes:
         logits: [b, v]. Result: [b].
+
+    Raises:
+        FloatingPointError: logits that are no numbers.
     """
     precision = torch.float32 if logits.device.type == "mps" else torch.float64
     cumulative = logits.softmax(-1, dtype=precision).cumsum(-1)
     total = cumulative[:, -1:]
+    if not bool(total.isfinite().all()):
+        row = int((~total.isfinite()).nonzero()[0, 0])
+        raise FloatingPointError(f"the logits of row {row} are no numbers, so that no token can be drawn")
     point = torch.rand(total.shape, generator=generator, dtype=precision, device=logits.device) * total
     return torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -52,7 +52,7 @@ def generate(
         batch_size: prompts decoded together; all by default.
 
     Raises:
-        UserError: a prompt and its response could be longer than the model's context.
+        UserError: a prompt and its response could be longer than the model's context; logits that are no numbers.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -112,7 +112,7 @@ def _decode(
             logits = _read_prompts(model, tokens, positions, mask, cache)
         else:
             logits = next_logits(model, tokens, positions, mask if padded else None, cache)
-        chosen = logits.argmax(-1) if greedy else sample_tokens(logits / temperature, generator=generator)
+        chosen = logits.argmax(-1) if greedy else _sample(logits / temperature, generator)
         response_ids[rows[alive], step] = chosen[alive]
         alive &= chosen != eos_token_id
         remaining = int(alive.sum())
@@ -126,6 +126,16 @@ def _decode(
             cache.batch_select_indices(kept)
             rows, tokens, positions, mask = rows[kept], tokens[kept], positions[kept], mask[kept]
             alive = torch.ones_like(rows, dtype=torch.bool)
+
+
+def _sample(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    try:
+        return sample_tokens(logits, generator=generator)
+    except FloatingPointError as error:
+        raise UserError(
+            f"{error}: the model's weights have diverged or do not fit its dtype; lower module.learning_rate, or "
+            "start from an earlier checkpoint, or set model.dtype=float32"
+        ) from error
 
 
 def _read_prompts(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:

@@ -50,8 +50,9 @@ class RewardModule(L.LightningModule):
         micro_batch_size: prompts per forward and backward pass, with all their completions; the whole batch by
             default.
         share_prompt: read a prompt once for all its completions, in one sequence with a tree-shaped attention mask
-            (:class:`~rlhf_lightning.models.PromptTreeStates`). Scores and gradients are the same; it saves time where
-            prompts are not much shorter than completions, and costs some where they are.
+            (:class:`~rlhf_lightning.models.PromptTreeStates`), in place of :meth:`score`. Without dropout scores and
+            gradients are the same. It saves time where prompts are not much shorter than completions; the mask takes
+            the memory of s² numbers for rows of s tokens, which is about a prompt and all its completions.
     """
 
     def __init__(

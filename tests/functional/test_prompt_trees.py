@@ -40,6 +40,14 @@ def test_short_trees_share_a_row() -> None:
     assert trees.sees[1, 2].tolist() == [False, False, True, False, False]  # not what another prompt has
 
 
+def test_numbers_of_prompts_may_have_gaps() -> None:
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4], [6, 7, 0], [6, 8, 0]])
+    lengths = torch.tensor([3, 3, 2, 2])
+    expected = prompt_trees(ids, lengths, torch.tensor([0, 0, 1, 1]))
+    for mine, other in zip(prompt_trees(ids, lengths, torch.tensor([1, 1, 4, 4])), expected, strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_identical_sequences_keep_a_last_token_each() -> None:
     ids = torch.tensor([[3, 4, 5], [3, 4, 5], [3, 4, 0]])
     trees = prompt_trees(ids, torch.tensor([3, 3, 2]), torch.tensor([0, 0, 0]))

@@ -22,3 +22,15 @@ def test_what_has_no_probability_is_never_drawn(impossible: int) -> None:
     shares = torch.bincount(drawn, minlength=5) / 20_000
     assert shares[impossible] == 0
     torch.testing.assert_close(shares, logits.softmax(-1), rtol=0, atol=0.015)  # 4 standard errors
+
+
+def test_a_first_token_without_probability_is_not_drawn_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape, dtype=torch.float64))
+    assert sample_tokens(torch.tensor([[-torch.inf, 0.0, 1.0]])).tolist() == [1]
+
+
+def test_logits_that_are_no_numbers_are_told() -> None:
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = torch.nan
+    with pytest.raises(FloatingPointError, match="the logits of row 1 are no numbers"):
+        sample_tokens(logits)

@@ -12,6 +12,7 @@ from transformers import (
     BloomConfig,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -108,6 +109,9 @@ def test_states_and_gradients_are_those_of_the_sequences_alone(
     states.check()
     tokens.clear()
     found = states(ids, lengths, group)
+    states(ids, lengths, group)  # measures a batch of this size
+    tokens.clear()
+    torch.testing.assert_close(states(ids, lengths, group), found)
     assert sum(tokens) < int(lengths.sum())  # prompts were read once
     alone = torch.stack([hidden_states(model, row[None, : int(n)])[0, -1] for row, n in zip(ids, lengths, strict=True)])
     torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
@@ -134,12 +138,63 @@ def test_positions_that_are_no_ids_are_refused() -> None:
         PromptTreeStates(model).check()
 
 
-def test_a_sequence_beyond_the_sliding_window_is_refused(sequences: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_what_a_tree_would_get_wrong_is_read_sequence_by_sequence(
+    sequences: tuple[Tensor, Tensor, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
     ids, lengths, group = sequences
     longer = torch.cat([ids, ids[:, :1]], 1)
-    lengths[3] = 12
-    with pytest.raises(UserError, match=r"has 12 tokens, more than the sliding window of 11.*share_prompt=false"):
-        PromptTreeStates(make("mistral"))(longer, lengths, group)
+    lengths[3] = 12  # one more than the window
+    model = make("mistral")
+    found = PromptTreeStates(model)(longer, lengths, group)
+    alone = torch.stack(
+        [hidden_states(model, row[None, : int(n)])[0, -1] for row, n in zip(longer, lengths, strict=True)]
+    )
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("positions", [64, 16])
+def test_a_window_that_counts_in_the_row_shows_on_the_batch(
+    sequences: tuple[Tensor, Tensor, Tensor], caplog: pytest.LogCaptureFixture, positions: int
+) -> None:
+    config = GPTNeoConfig(
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=12,
+        max_position_embeddings=positions,
+        initializer_range=0.2,
+        vocab_size=40,
+        bos_token_id=2,
+        eos_token_id=0,
+    )
+    torch.manual_seed(3)
+    model = Auto.from_config(config).eval()
+    ids, lengths, group = sequences
+    alone = torch.stack([hidden_states(model, row[None, : int(n)])[0, -1] for row, n in zip(ids, lengths, strict=True)])
+    states = PromptTreeStates(model)
+    for _ in range(2):
+        torch.testing.assert_close(states(ids, lengths, group), alone, rtol=1e-5, atol=1e-5)
+    (record,) = caplog.records
+    assert "GPTNeoForCausalLM does not give rows of" in record.getMessage()
+
+
+def test_a_window_shorter_than_the_probe_is_told() -> None:
+    model = Auto.from_config(MistralConfig(**GROUPED, sliding_window=2))
+    with pytest.raises(UserError, match=r"sliding window of MistralForCausalLM is 2.*share_prompt=false"):
+        PromptTreeStates(model).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_gives_the_same_within_its_rounding(
+    sequences: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> None:
+    model = make("llama")
+    with torch.autocast("cpu", dtype=dtype), torch.no_grad():
+        found = PromptTreeStates(model)(*sequences)
+    exact = PromptTreeStates(model)(*sequences)
+    assert (found.float() - exact).abs().max() < 0.1 * exact.abs().max()
 
 
 def test_a_sequence_beyond_the_context_is_refused_but_not_a_tree(sequences: tuple[Tensor, Tensor, Tensor]) -> None:

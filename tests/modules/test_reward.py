@@ -66,6 +66,18 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
     assert_same_gradients(recorder.gradients[0], {"reward": gradient})
 
 
+def test_a_shared_prompt_is_read_once_for_all_its_completions(
+    fit: Callable[..., L.Trainer], make_scalar_model: Callable[..., ScalarModel], comparisons: ComparisonBatch
+) -> None:
+    tokens: list[int] = []
+    model = make_scalar_model()
+    model.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    fit(RewardModule(reward_model=lambda: model, share_prompt=True), [comparisons] * 3)
+    assert tokens[-2] == tokens[-1] < 0.8 * comparisons.input_ids.numel()  # one pass a batch
+
+
 def test_every_completion_is_scored_once(
     fit: Callable[..., L.Trainer], make_scalar_model: Callable[..., ScalarModel], comparisons: ComparisonBatch
 ) -> None:
