@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf_lightning.callbacks import PolicyEMA
 from rlhf_lightning.data import ComparisonBatch, Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
@@ -185,20 +186,41 @@ def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
 ) -> None:
     batches = [{"prompts": prompts}] * 4
     whole = make(roles)
-    make_trainer().fit(whole, loader(batches))
+    make_trainer(callbacks=[PolicyEMA(decay=0.5)]).fit(whole, loader(batches))
     path = tmp_path / "two.ckpt"
     save = L.pytorch.callbacks.LambdaCallback(
         on_train_batch_end=lambda trainer, module, out, batch, i: trainer.save_checkpoint(path) if i == 1 else None
     )
-    make_trainer(callbacks=[save]).fit(make(roles), loader(batches))
+    make_trainer(callbacks=[PolicyEMA(decay=0.5), save]).fit(make(roles), loader(batches))
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert all("lora_" in name or "head" in name or "score" in name for name in saved)
     assert len(saved) > 20
     second = make(roles)
-    make_trainer().fit(second, loader(batches), ckpt_path=path, weights_only=True)
+    average = PolicyEMA(decay=0.5)
+    make_trainer(callbacks=[average]).fit(second, loader(batches), ckpt_path=path, weights_only=True)
     assert second.iterations == 4
     expected = whole.state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in second.state_dict().items())
+
+
+def test_the_average_of_a_policy_with_an_adapter_is_that_of_the_adapter(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def keep(trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        seen.append({name: w.detach().clone() for name, w in module.policy.named_parameters() if w.requires_grad})
+
+    module = make("shared")
+    module.configure_model()
+    first = {name: w.detach().clone() for name, w in module.policy.named_parameters() if w.requires_grad}
+    watch = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=keep)
+    run(module, *[{"prompts": prompts}] * 2, callbacks=[PolicyEMA(decay=0.75), watch])
+    final = dict(module.policy.named_parameters())
+    for name, weight in first.items():
+        average = 0.75 * (0.75 * weight + 0.25 * seen[0][name]) + 0.25 * seen[1][name]
+        expected = average if ".default." in name else seen[1][name]  # the value's adapter is not averaged
+        torch.testing.assert_close(final[name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_checkpoint_of_another_base_is_refused(
