@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import ADAPTER, adapter_modules, has_adapters
 
 PREFIX = "policy."
 
@@ -37,6 +38,8 @@ class PolicyEMA(WeightAveraging):
     becomes the average. A checkpoint holds both: the weights under ``state_dict``, the average under ``policy_ema``.
 
     Source: InstructGPT, appendix C.4 (decay 0.992 per iteration).
+
+    Of a policy with an adapter, the adapter is averaged.
 
     Args:
         decay: share of the average that each iteration keeps; after n iterations ``decay**n`` of the initial weights
@@ -65,7 +68,7 @@ class PolicyEMA(WeightAveraging):
                 f"PolicyEMA averages a policy and {type(pl_module).__name__} has none; "
                 "leave the callback out of this stage"
             )
-        self._view = PolicyView(policy, pl_module.device)
+        self._view = PolicyView(_averaged(policy), pl_module.device)
         super().setup(trainer, self._view, stage)
         # The first update of torch's AveragedModel is a plain copy. Spent here, it makes the equation hold from the
         # first iteration on; the step of an earlier fit is forgotten with it.
@@ -114,6 +117,20 @@ class PolicyEMA(WeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
             return
         weights = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+        if isinstance(self._view.policy, nn.ParameterDict):
+            own = {f"{PREFIX}{name.replace('/', '.')}": f"{PREFIX}{name}" for name in self._view.policy}
+            weights = {own[name]: tensor for name, tensor in weights.items() if name in own}
         saved = checkpoint.get("policy_ema")
         part = {"state_dict": weights} if saved is None else {"current_model_state": weights, **saved}
         super().on_load_checkpoint(trainer, self._view, part)
+
+
+def _averaged(policy: nn.Module) -> nn.Module:
+    """The policy; of one with an adapter, the adapter's weights alone, since the rest never moves. Their names keep no
+    dots, which a ParameterDict does not take."""
+    if not has_adapters(policy):
+        return policy
+    own = {id(weight) for weight in adapter_modules(policy, ADAPTER).parameters()}
+    return nn.ParameterDict(
+        {name.replace(".", "/"): weight for name, weight in policy.named_parameters() if id(weight) in own}
+    )

@@ -2,37 +2,56 @@
 
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.context import context_length
-from rlhf_lightning.models.export import save_model_folder, weights_fingerprint
+from rlhf_lightning.models.eight_bit import adamw8bit
+from rlhf_lightning.models.export import base_fingerprint, save_model_folder, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
+from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_modules, add_lora, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
+from rlhf_lightning.models.quantization import Quantization, is_quantized
+from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
 __all__ = [
+    "ADAPTER",
+    "AdaptedScalar",
     "Generation",
+    "Lora",
     "PackedStates",
     "PromptTreeStates",
+    "Quantization",
     "RewardModelScorer",
     "ScalarModel",
+    "SharedReward",
     "TokenLogprobs",
     "WeightedSum",
+    "adamw8bit",
+    "adapter_active",
+    "adapter_modules",
+    "add_lora",
+    "base_fingerprint",
     "check_causal_lm",
     "check_vocabulary",
     "context_length",
     "generate",
     "generation_mode",
+    "has_adapters",
     "hidden_states",
     "ignored_sampling_settings",
+    "is_quantized",
     "load_causal_lm",
     "load_scalar_model",
     "save_model_folder",
     "score_texts",
+    "trainable",
+    "trained_reward",
     "warn_of_ignored_sampling",
     "weights_fingerprint",
 ]

@@ -12,6 +12,7 @@ from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.models.forward import hidden_states, logits_head
 from rlhf_lightning.models.generation import next_logits
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.quantization import is_quantized
 
 LONG, SHORT = 6, 4
 
@@ -61,7 +62,8 @@ def _disagreement(model: nn.Module) -> str | None:
         padded[1, SHORT:] = 0
         training = head(hidden_states(model, padded)).float()
         cached = _last_of_each(model, ids)
-    limit = (1e-3 if weight.dtype == torch.float32 else 1e-1) * float(expected.abs().max().clamp(min=1.0))
+    exact = weight.dtype == torch.float32 and not is_quantized(model)
+    limit = (1e-3 if exact else 1e-1) * float(expected.abs().max().clamp(min=1.0))
 
     def differ(found: Tensor, wanted: Tensor) -> bool:
         return not bool((found - wanted).abs().max() <= limit)  # NaN differs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import head_logprobs
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.quantization import is_quantized
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -74,10 +76,19 @@ class TokenLogprobs:
         model: a transformers causal language model.
         temperature: divides the logits, as in sampling.
         chunk_size: tokens whose logits exist at one time.
+        within: a context that is entered around each forward pass, such as one that switches adapters off.
     """
 
-    def __init__(self, model: nn.Module, *, temperature: float = 1.0, chunk_size: int = 1024) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float = 1.0,
+        chunk_size: int = 1024,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.model = model
+        self.within = within
         self.temperature = temperature
         self.chunk_size = chunk_size
         self._head: Callable[[Tensor], Tensor] | None = None
@@ -95,12 +106,13 @@ class TokenLogprobs:
         """
         if targets[:, 0].any():
             raise ValueError("the first token of a sequence has no log-probability: nothing stands before it")
-        states = hidden_states(self.model, input_ids) if hidden is None else hidden
-        chosen = states[:, :-1][targets[:, 1:]]
-        tokens = input_ids[:, 1:][targets[:, 1:]]
-        if self._head is None:
-            self._head = logits_head(self.model)
-        return head_logprobs(chosen, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
+        with self.within():
+            states = hidden_states(self.model, input_ids) if hidden is None else hidden
+            chosen = states[:, :-1][targets[:, 1:]]
+            tokens = input_ids[:, 1:][targets[:, 1:]]
+            if self._head is None:
+                self._head = logits_head(self.model)
+            return head_logprobs(chosen, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -124,7 +136,8 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         probe = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0)
         expected = model(input_ids=probe).logits.float()
         found = head(hidden_states(model, probe)).float()
-    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 5e-2
+    exact = next(model.parameters()).dtype == torch.float32 and not is_quantized(model)
+    tolerance = 1e-4 if exact else 5e-2
     if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):
         raise UserError(
             f"the logits of {type(model).__name__} are not a plain projection of its last hidden state; "

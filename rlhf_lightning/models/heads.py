@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -40,6 +41,10 @@ class ScalarModel(nn.Module):
         """Draw the head anew from N(0, 1/(d + 1)), small enough for first scores near 0 (Stiennon et al. 2020)."""
         with torch.no_grad():
             self.head.weight.normal_(0.0, 1.0 / math.sqrt(self.head.in_features + 1), generator=generator)
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to switch; a scalar that shares its base switches its adapter on."""
+        return contextlib.nullcontext()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scalars [b, s] of right-padded ``input_ids`` [b, s], or of any padding with its ``attention_mask``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
+from rlhf_lightning.models.lora import Lora, add_lora
+from rlhf_lightning.models.quantization import Quantization, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
 
 Init = Literal["pretrained", "random"]
@@ -34,6 +38,9 @@ def load_causal_lm(
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    lora: Lora | None = None,
+    quantization: Quantization | None = None,
+    activation_checkpointing: bool = False,
 ) -> PreTrainedModel:
     """A causal language model.
 
@@ -43,6 +50,9 @@ def load_causal_lm(
         dtype: of the weights, a torch name such as ``float32`` or ``bfloat16``.
         dropout: sets every dropout probability of the configuration; ``None`` leaves them as they are.
         revision, attn_implementation, trust_remote_code: as in transformers.
+        lora: freeze the weights and train an adapter beside them.
+        quantization: store the weights in fewer bits; what trains must then be an adapter.
+        activation_checkpointing: keep one state a layer in training and compute the rest anew, for less memory.
 
     Raises:
         UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
@@ -50,13 +60,17 @@ def load_causal_lm(
     """
     config = _config(name, revision, trust_remote_code, dropout)
     options = _options(dtype, attn_implementation, trust_remote_code)
-    model, info = _load(AutoModelForCausalLM, name, init, config, revision, options)
+    model, info = _load(AutoModelForCausalLM, name, init, config, revision, options, quantization)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
     _refuse_missing(name, info["missing_keys"])
     _train_padding(model)
     if "flash" not in (attn_implementation or ""):  # which runs on a GPU alone, where the model is not yet
         check_causal_lm(model, name=name)
+    if lora:
+        add_lora(model, lora)
+    if activation_checkpointing:
+        _checkpoint(model)
     return model
 
 
@@ -71,6 +85,9 @@ def load_scalar_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    lora: Lora | None = None,
+    quantization: Quantization | None = None,
+    activation_checkpointing: bool = False,
 ) -> ScalarModel:
     """A reward or value model: a backbone with one scalar per token.
 
@@ -79,7 +96,8 @@ def load_scalar_model(
         head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
             from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
-        dtype, dropout, revision, attn_implementation, trust_remote_code: as in :func:`load_causal_lm`.
+        dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
+            activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
 
     Raises:
         UserError: as :func:`load_causal_lm`; also a head that is asked for and missing, and an architecture that
@@ -92,7 +110,7 @@ def load_scalar_model(
     config = _config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
     options = _options(dtype, attn_implementation, trust_remote_code)
-    model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options)
+    model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options, quantization)
     missing = list(info["missing_keys"])
     _train_padding(model)
     scalar = ScalarModel(model)
@@ -108,20 +126,45 @@ def load_scalar_model(
     elif any(key.startswith("score.") for key in missing):
         raise UserError(f"{name} holds no score head: train a reward model first, or ask for head=new")
     _refuse_missing(name, missing)
+    if lora:
+        add_lora(model, lora, head="score")
+    if activation_checkpointing:
+        _checkpoint(model)
     return scalar
 
 
 def _load(
-    auto: Any, name: str, init: Init, config: PretrainedConfig, revision: str | None, options: dict[str, Any]
+    auto: Any,
+    name: str,
+    init: Init,
+    config: PretrainedConfig,
+    revision: str | None,
+    options: dict[str, Any],
+    quantization: Quantization | None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model, and which of its weights were missing or left over."""
     if init not in ("pretrained", "random"):
         raise UserError(f"model.init={init!r} is neither 'pretrained' nor 'random'")
+    if init == "random" and quantization:
+        raise UserError("model.init=random draws weights anew, which model/quantization cannot store in fewer bits")
+    load = functools.partial(auto.from_pretrained, name, config=config, revision=revision, **options)
     with naming(name), quiet_transformers():
         if init == "random":
             return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
-        model, info = auto.from_pretrained(name, config=config, revision=revision, output_loading_info=True, **options)
+        if not quantization:
+            model, info = load(output_loading_info=True)
+            return model, info
+        plain = copy.deepcopy(config)  # what a quantised model writes into its own says how it is stored
+        stored = {"quantization_config": quantization.config(options["dtype"])}
+        model, info = load(output_loading_info=True, **stored)
+        same_products_everywhere(model)
+        model.load_unquantized = functools.partial(load, config=plain)
     return model, info
+
+
+def _checkpoint(model: PreTrainedModel) -> None:
+    # Not the reentrant kind, which needs an input with a gradient; a frozen embedding gives none.
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _train_padding(model: PreTrainedModel) -> None:

@@ -13,6 +13,7 @@ from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
+from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
 Reward = Callable[..., object]
@@ -46,7 +47,7 @@ class RewardModelScorer:
     Args:
         name: the folder of a reward model.
         batch_size: sequences per forward pass.
-        dtype, revision, attn_implementation, trust_remote_code: as in
+        dtype, revision, attn_implementation, trust_remote_code, quantization: as in
             :func:`~rlhf_lightning.models.load_scalar_model`; the tokenizer is of the same revision.
 
     Raises:
@@ -62,6 +63,7 @@ class RewardModelScorer:
         revision: str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         self.encoder = Encoder.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         self.batch_size = batch_size
@@ -72,6 +74,7 @@ class RewardModelScorer:
             revision=revision,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
+            quantization=quantization,
         )
         check_vocabulary(self.model.model, self.encoder, role="reward model")
         self.model.requires_grad_(False).eval()

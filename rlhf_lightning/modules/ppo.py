@@ -30,7 +30,8 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
-from rlhf_lightning.modules.ppo_state import frozen_copy, restore_state, save_state
+from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
+from rlhf_lightning.modules.ppo_state import restore_state, save_state
 from rlhf_lightning.modules.ppo_update import update
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin, join
 
@@ -50,7 +51,9 @@ class PPOModule(L.LightningModule):
             told which responses ended with EOS.
         encoder: of the policy.
         value: makes the value model; ``None`` means V = 0 and no value loss.
-        reference: makes the model that KL is measured against; by default a frozen copy of the first policy.
+        reference: makes the model that KL is measured against; by default the first policy.
+        roles: ``separate`` models, or adapters on one base that is ``shared``
+            (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef: β, the KL penalty's coefficient (the paper: 0.02).
@@ -81,6 +84,7 @@ class PPOModule(L.LightningModule):
         encoder: Encoder,
         value: Callable[[], ScalarModel] | None = None,
         reference: Callable[[], nn.Module] | None = None,
+        roles: Sharing = "separate",
         max_new_tokens: int = 256,
         temperature: float = 1.0,
         kl_coef: float = 0.02,
@@ -113,7 +117,8 @@ class PPOModule(L.LightningModule):
         self.automatic_optimization = False
         self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer"])
         checks.check_settings(self.hparams)
-        self._factories = policy, value, reference
+        self._factories: Any = {"policy": policy, "value": value, "reference": reference}
+        self.roles: Sharing = roles
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
         self.reward: Any = reward
@@ -134,20 +139,16 @@ class PPOModule(L.LightningModule):
         self.generator: torch.Generator | None = None
         self.saved_random_state: Tensor | None = None
         self.policy: Any = None
-        self.value: ScalarModel | None = None
+        self.value: Any = None
         self.reference: Any = None
 
     def configure_model(self) -> None:
-        """Make the roles, once: policy and value to train, reference frozen."""
+        """Make the roles, once."""
         if self.policy is not None:
             return
-        make_policy, make_value, make_reference = self._factories
-        self.policy = make_policy()
-        self.policy.requires_grad_(True)
-        self.reference = frozen_copy(self.policy if make_reference is None else make_reference())
-        self.value = None if make_value is None else make_value().requires_grad_(True)
+        made = make_roles(self.roles, **self._factories, reward=self.reward, temperature=self.temperature)
+        self.policy, self.reference, self.value, self._reference_logprobs = made
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
-        self._reference_logprobs = TokenLogprobs(self.reference, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
 
     def setup(self, stage: str) -> None:
@@ -165,8 +166,9 @@ class PPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer with named groups; the schedule is stepped once an iteration."""
-        roles: dict[str, nn.Module] = {"policy": self.policy} | ({} if self.value is None else {"value": self.value})
-        optimizer = self._optimizer_factory(parameter_groups(roles, self._learning_rates, self.weight_decay))
+        parts = trained_parts(self.policy, self.value)
+        check_trainable(self, parts)
+        optimizer = self._optimizer_factory(parameter_groups(parts, self._learning_rates, self.weight_decay))
         scheduler = lr_scheduler(
             optimizer, schedule="constant", total=lambda: 0, warmup=self.warmup_iterations, floor=self.schedule_floor
         )

@@ -31,6 +31,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(f"module.missing_eos={settings['missing_eos']!r} is none of {', '.join(MISSING_EOS)}")
     if settings["kl_estimator"] not in KL_ESTIMATORS:
         raise UserError(f"module.kl_estimator={settings['kl_estimator']!r} is none of {', '.join(KL_ESTIMATORS)}")
+    if settings["roles"] not in ("separate", "shared"):
+        raise UserError(f"module.roles={settings['roles']!r} is neither 'separate' nor 'shared'")
     minibatch, micro_batch = settings["minibatch_size"], settings["micro_batch_size"]
     if micro_batch is not None and (micro_batch < 1 or minibatch % micro_batch):
         raise UserError(
@@ -63,7 +65,7 @@ def check_batch_sizes(*, episodes: int, minibatch_size: int, text_rows: int | No
 
 
 def check_roles(
-    policy: nn.Module, reference: nn.Module, value: ScalarModel | None, reward: Any, encoder: Encoder
+    policy: nn.Module, reference: nn.Module | None, value: ScalarModel | None, reward: Any, encoder: Encoder
 ) -> None:
     """Every role that reads the policy's ids must have rows for them, and mean the same by them.
 
@@ -75,8 +77,9 @@ def check_roles(
             vocabulary.
     """
     warn_of_ignored_sampling(policy)
-    for role, model in (("policy", policy), ("reference", reference)):
-        check_vocabulary(model, encoder, role=role)
+    check_vocabulary(policy, encoder, role="policy")
+    if reference is not None:
+        check_vocabulary(reference, encoder, role="reference")
     if value is None:
         return
     start = getattr(getattr(value, "model", None), "name_or_path", None)

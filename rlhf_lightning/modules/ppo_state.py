@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import weights_fingerprint
+from rlhf_lightning.models import base_fingerprint, weights_fingerprint
+from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.compatibility import check_weights
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     again, and a fingerprint tells whether they made the same."""
     weights = checkpoint["state_dict"]
     checkpoint["state_dict"] = {key: value for key, value in weights.items() if not key.startswith(FROZEN)}
+    leave_out_base(module, checkpoint)
     checkpoint["ppo"] = {
         "iterations": module.iterations,
         "kl_coef": float(module.kl_coef),
         "generator": module.saved_random_state if module.generator is None else module.generator.get_state(),
-        "reference": weights_fingerprint(module.reference),
+        "reference": _reference(module),
     }
 
 
@@ -46,7 +48,7 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     state = checkpoint.get("ppo")
     if state is None:
         raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
-    mine = weights_fingerprint(module.reference)
+    mine = _reference(module)
     if state["reference"] != mine:
         raise UserError(
             f"the checkpoint was trained against reference {state['reference']}, this run's is {mine}: "
@@ -55,6 +57,12 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
     module.saved_random_state = None if state["generator"] is None else state["generator"].cpu()
+    put_back_base(module, checkpoint)
     own = module.state_dict()
     checkpoint["state_dict"] |= {key: value for key, value in own.items() if key.startswith(FROZEN)}
     check_weights(module, checkpoint["state_dict"])
+
+
+def _reference(module: PPOModule) -> str:
+    """A fingerprint of the reference, which with shared roles is the policy's base."""
+    return base_fingerprint(module.policy) if module.reference is None else weights_fingerprint(module.reference)

@@ -58,8 +58,9 @@ def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch |
         module.manual_backward(policy_loss)
         add(policy_loss=policy_loss, **statistics)
         if module.value is not None:
-            value_loss = module.value_loss(part, tokens)
-            module.manual_backward(module.value_coef * value_loss)
+            with module.value.active():
+                value_loss = module.value_loss(part, tokens)
+                module.manual_backward(module.value_coef * value_loss)
             add(value_loss=value_loss)
     if text is not None:
         labels = text.loss_mask.sum()

@@ -12,7 +12,8 @@ from torch import Tensor
 from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
-from rlhf_lightning.models import PromptTreeStates, ScalarModel, check_vocabulary
+from rlhf_lightning.models import PromptTreeStates, ScalarModel, check_vocabulary, trainable
+from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import (
     by_length,
     comparison_rows,
@@ -91,8 +92,7 @@ class RewardModule(L.LightningModule):
     def configure_model(self) -> None:
         """Make the reward model, once."""
         if self.reward_model is None:
-            self.reward_model = self._reward_model_factory()
-            self.reward_model.requires_grad_(True)
+            self.reward_model = trainable(self._reward_model_factory(), role="reward model")
             self._tree_states = PromptTreeStates(self.reward_model.model)
 
     def setup(self, stage: str) -> None:
@@ -140,8 +140,13 @@ class RewardModule(L.LightningModule):
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         return {"loss": loss}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Beside an adapter, leave out what is frozen."""
+        leave_out_base(self, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
+        put_back_base(self, checkpoint)
         check_weights(self, checkpoint["state_dict"])
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:

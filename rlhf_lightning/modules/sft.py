@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rlhf_lightning.data import PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
-from rlhf_lightning.models import PackedStates, TokenLogprobs, check_vocabulary
+from rlhf_lightning.models import PackedStates, TokenLogprobs, check_vocabulary, trainable
+from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -82,8 +83,7 @@ class SFTModule(L.LightningModule):
     def configure_model(self) -> None:
         """Make the policy, once."""
         if self.policy is None:
-            self.policy = self._policy_factory()
-            self.policy.requires_grad_(True)
+            self.policy = trainable(self._policy_factory(), role="policy")
             self._logprobs = TokenLogprobs(self.policy)
             self._packed_states = PackedStates(self.policy)
 
@@ -139,8 +139,13 @@ class SFTModule(L.LightningModule):
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         return {"loss": total}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Beside an adapter, leave out what is frozen."""
+        leave_out_base(self, checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
+        put_back_base(self, checkpoint)
         check_weights(self, checkpoint["state_dict"])
 
     def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:

@@ -1,0 +1,141 @@
+"""Adapters as folders, and as part of plain weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.lora import ADAPTER, has_adapters, require_peft
+from rlhf_lightning.models.quantization import is_quantized
+from rlhf_lightning.models.quiet import quiet_transformers
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT = "base_model.model."
+_LEARNED = ("lora_", "modules_to_save.")
+
+
+def save_adapter(model: Any, folder: str | Path, *, head: str | None = None, adapter: str = ADAPTER) -> None:
+    """Write an adapter as peft reads it: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Args:
+        model: a transformers model with that adapter.
+        folder: where to.
+        head: a module that was trained in full, such as a scalar head; peft puts it in place of the base's.
+        adapter: its name.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.get_adapter_state_dict(adapter)
+    if head is not None:
+        state |= {f"{head}.{name}": weight for name, weight in model.get_submodule(head).state_dict().items()}
+    config = copy.deepcopy(model.peft_config[adapter])
+    config.inference_mode = True
+    if head is not None:
+        config.modules_to_save = [*(config.modules_to_save or []), head]
+    config.save_pretrained(folder)
+    save_file({_PEFT + name: weight.detach().cpu().contiguous() for name, weight in state.items()}, folder / WEIGHTS)
+
+
+def load_adapter(model: Any, folder: str | Path, *, adapter: str, head: nn.Linear | None = None) -> None:
+    """Give a model one more adapter, from a folder that :func:`save_adapter` wrote; it is frozen, the rest as before.
+
+    Args:
+        model: a transformers model on the same base.
+        folder: of the adapter.
+        adapter: the name that it gets.
+        head: takes the weights of the head that the folder holds.
+
+    Raises:
+        UserError: no adapter there, no head in it, weights that do not fit the model.
+    """
+    peft = require_peft()
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} holds no adapter ({CONFIG} and {WEIGHTS}): train that stage with model/lora=default")
+    state = {name.removeprefix(_PEFT): weight for name, weight in load_file(folder / WEIGHTS).items()}
+    own_head = {name: state.pop(name) for name in list(state) if name.startswith("score.")}
+    if head is not None:
+        if "score.weight" not in own_head or own_head["score.weight"].shape != head.weight.shape:
+            raise UserError(
+                f"{folder} holds no score head of {head.in_features} numbers: give a reward model's adapter"
+            )
+        with torch.no_grad():
+            head.weight.copy_(own_head["score.weight"])
+    config = peft.LoraConfig.from_pretrained(str(folder))
+    config.modules_to_save = [name for name in config.modules_to_save or [] if name != "score"] or None
+    config.task_type = "CAUSAL_LM"
+    config.inference_mode = False
+    active = model.active_adapters() if has_adapters(model) else []
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.add_adapter(config, adapter)
+    outcome = peft.set_peft_model_state_dict(model, state, adapter_name=adapter)
+    unknown = list(outcome.unexpected_keys)
+    missing = [key for key in outcome.missing_keys if f".{adapter}." in key and any(part in key for part in _LEARNED)]
+    if unknown or missing:
+        raise UserError(
+            f"the adapter in {folder} does not fit this model: {len(unknown)} weights are unknown and {len(missing)} "
+            f"missing ({[*unknown, *missing][0]}); it is of another architecture"
+        )
+    if active:
+        model.set_adapter(active)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, False))
+
+
+def merged(model: Any, folder: str | Path) -> Any:
+    """A plain model, on the CPU, with the adapter in ``folder`` added to its weights: ``W + (α / r) B A``.
+
+    A quantised base is loaded anew in full precision, since adding to 8-bit weights would round the update away.
+
+    Args:
+        model: the model that the adapter was trained on.
+        folder: of the adapter.
+
+    Raises:
+        UserError: a quantised base that cannot be loaded anew.
+    """
+    peft = require_peft()
+    if is_quantized(model):
+        again = getattr(model, "load_unquantized", None)
+        if again is None:
+            raise UserError(
+                "the quantised base of this adapter was not loaded by rlhf_lightning, so that it cannot be loaded anew "
+                "for merging: save the adapter alone"
+            )
+        with quiet_transformers():
+            plain = again()
+    else:
+        plain = plain_copy(model)
+    with quiet_transformers():
+        whole = peft.PeftModel.from_pretrained(plain, str(folder))
+        return whole.merge_and_unload(safe_merge=True)
+
+
+def plain_copy(model: Any) -> Any:
+    """The frozen base of a model with adapters as a model of its own, on the CPU."""
+    state = {name: weight.detach().cpu().clone() for name, weight in base_weights(model).items()}
+    config = copy.deepcopy(model.config)
+    with torch.device("meta"):
+        plain = type(model)(config)
+    tied = [name for name in plain.state_dict() if name not in state]
+    plain.load_state_dict(state, strict=False, assign=True)
+    plain.tie_weights()
+    still = [name for name, weight in plain.state_dict().items() if weight.is_meta]
+    if still:
+        raise UserError(f"the base of {type(model).__name__} lacks {', '.join((still or tied)[:3])}")
+    return plain.eval()
+
+
+def base_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights beneath the adapters, by the names that they have in a plain model."""
+    return {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        for name, weight in model.state_dict().items()
+        if not any(part in name for part in _LEARNED)
+    }

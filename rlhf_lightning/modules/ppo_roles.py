@@ -1,0 +1,104 @@
+"""Policy, reference and value: models of their own, or adapters on one base."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import (
+    ADAPTER,
+    AdaptedScalar,
+    ScalarModel,
+    SharedReward,
+    TokenLogprobs,
+    adapter_active,
+    adapter_modules,
+    has_adapters,
+    trainable,
+)
+from rlhf_lightning.modules.ppo_state import frozen_copy
+
+Sharing = Literal["separate", "shared"]
+
+
+class Roles(NamedTuple):
+    """The models of a PPO run; ``reference`` is None where it is the policy's base without its adapter."""
+
+    policy: Any
+    reference: Any
+    value: Any
+    reference_logprobs: TokenLogprobs
+
+
+def make_roles(
+    sharing: Sharing,
+    *,
+    policy: Callable[[], nn.Module],
+    reference: Callable[[], nn.Module] | None,
+    value: Callable[[], ScalarModel] | None,
+    reward: Any,
+    temperature: float,
+) -> Roles:
+    """Make every role once.
+
+    ``separate``: each is a model; the reference is a frozen copy of the first policy. ``shared``: the policy is an
+    adapter on a frozen base, which without it is the reference; with a :class:`~rlhf_lightning.models.SharedReward`
+    reward and value are adapters on that base, too, and with any other reward they are what they are.
+
+    Raises:
+        UserError: shared roles without an adapter, or one that belongs to another base.
+    """
+    own = trainable(policy(), role="policy")
+    made: Any
+    if sharing == "separate":
+        if isinstance(reward, SharedReward):
+            raise UserError("module.reward shares the policy's base, which module.roles=separate does not offer")
+        frozen = frozen_copy(own if reference is None else reference())
+        made = None if value is None else trainable(value(), role="value model")
+        return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
+    if not has_adapters(own):
+        raise UserError("module.roles=shared trains an adapter on a frozen base: set model/lora=default")
+    if isinstance(reward, SharedReward):
+        made = reward.bind(own)
+        made = None if value is None else made
+    else:
+        made = None if value is None else trainable(value(), role="value model")
+    if reference is not None:
+        frozen = frozen_copy(reference())
+        return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
+    without = functools.partial(adapter_active, own, None)
+    return Roles(own, None, made, TokenLogprobs(own, temperature=temperature, within=without))
+
+
+def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Module]:
+    """What of each role trains, as modules that have no parameter in common."""
+    if not isinstance(value, AdaptedScalar):
+        return {"policy": policy} | ({} if value is None else {"value": value})
+    return {
+        "policy": adapter_modules(policy, ADAPTER),
+        "value": nn.ModuleList([value.head, *adapter_modules(policy, value.adapter)]),
+    }
+
+
+def check_trainable(module: nn.Module, parts: dict[str, nn.Module]) -> None:
+    """What trains must be what the roles say, no more and no less.
+
+    Raises:
+        UserError: a parameter that trains and belongs to no role, or an adapter that is frozen.
+    """
+    claimed = {id(parameter) for part in parts.values() for parameter in part.parameters() if parameter.requires_grad}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and id(parameter) not in claimed:
+            raise UserError(
+                f"{name} would train and belongs to none of the roles {', '.join(parts)}: freeze it "
+                "(requires_grad_(False)) in the function that makes the model"
+            )
+    for role, part in parts.items():
+        if isinstance(part, nn.ModuleList):
+            frozen = next((name for name, parameter in part.named_parameters() if not parameter.requires_grad), None)
+            if frozen is not None:
+                raise UserError(f"part {frozen} of the {role}'s adapter is frozen: nothing would be learned there")

@@ -1,0 +1,147 @@
+"""Adapters as folders: merged for transformers, alone for peft, shared for PPO; each as a fresh process loads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import (
+    Lora,
+    Quantization,
+    SharedReward,
+    add_lora,
+    load_causal_lm,
+    load_scalar_model,
+    save_model_folder,
+)
+
+IDS, LENGTHS = torch.arange(24).view(2, 12) + 3, torch.tensor([12, 7])
+PLAIN = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+kind, folder, base = sys.argv[1:4]
+ids = torch.arange(24).view(2, 12) + 3
+auto = AutoModelForCausalLM if kind.startswith("causal") else AutoModelForSequenceClassification
+if kind.endswith("peft"):
+    from peft import PeftModel
+    options = {"num_labels": 1} if kind.startswith("scalar") else {}
+    model = PeftModel.from_pretrained(auto.from_pretrained(base, **options), folder)
+else:
+    model = auto.from_pretrained(folder)
+with torch.no_grad():
+    out = model.eval()(input_ids=ids[:, :7] if kind.startswith("scalar") else ids).logits
+assert "rlhf_lightning" not in sys.modules
+print(json.dumps(out.tolist()))
+"""
+
+
+def plain(kind: str, folder: Path, base: Path) -> torch.Tensor:
+    """Logits or scores of the folder in a process without this package."""
+    command = [sys.executable, "-c", PLAIN, kind, str(folder), str(base)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+
+
+def shaken(model: Any) -> Any:
+    torch.manual_seed(2)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_a_policy_is_the_same_merged_and_alone(
+    causal_lm_folders: dict[str, Path], architecture: str, encoder: Encoder, tmp_path: Path, use_dora: bool
+) -> None:
+    base = causal_lm_folders[architecture]
+    lora = Lora(rank=4, modules_to_save=["lm_head"] if architecture == "llama" else [], use_dora=use_dora)
+    model = shaken(load_causal_lm(name=str(base), lora=lora))
+    with torch.no_grad():
+        expected = model(IDS).logits
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    folder = save_model_folder(model, encoder, tmp_path / "policy")
+    torch.testing.assert_close(plain("causal", folder, base), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plain("causal peft", folder / "adapter", base), expected, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, expected)
+
+
+def test_a_reward_model_keeps_its_head(
+    causal_lm_folders: dict[str, Path], architecture: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    base = causal_lm_folders[architecture]
+    model = shaken(load_scalar_model(name=str(base), head="new", lora=Lora(rank=4)))
+    with torch.no_grad():
+        expected = model.score(IDS, torch.tensor([7, 7])).unsqueeze(1)
+    folder = save_model_folder(model, encoder, tmp_path / "reward")
+    torch.testing.assert_close(plain("scalar", folder, base), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain("scalar peft", folder / "adapter", base), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_base_is_merged_unquantised(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path, kind: Any
+) -> None:
+    base = causal_lm_folders["llama"]
+    model = shaken(load_causal_lm(name=str(base), lora=Lora(rank=4), quantization=Quantization(kind=kind)))
+    found = load_causal_lm(name=str(save_model_folder(model, encoder, tmp_path / "policy"))).state_dict()
+    original = load_causal_lm(name=str(base)).state_dict()
+    layer = model.model.layers[1].mlp.up_proj
+    update = layer.get_delta_weight("default")
+    name = "model.layers.1.mlp.up_proj.weight"
+    torch.testing.assert_close(found[name], original[name] + update, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["model.norm.weight"], original["model.norm.weight"])
+
+
+@pytest.mark.parametrize("quantization", [None, Quantization(kind="int8"), Quantization(kind="nf4")])
+def test_a_reward_adapter_gives_the_same_scores_on_the_policys_base(
+    causal_lm_folders: dict[str, Path],
+    architecture: str,
+    encoder: Encoder,
+    tmp_path: Path,
+    quantization: Quantization | None,
+) -> None:
+    base = {"name": str(causal_lm_folders[architecture]), "quantization": quantization}
+    reward = shaken(load_scalar_model(head="new", lora=Lora(rank=4), **base))
+    folder = save_model_folder(reward, encoder, tmp_path / "reward")
+    policy = shaken(load_causal_lm(lora=Lora(rank=2), **base))
+    with torch.no_grad():
+        expected, before = reward.score(IDS, LENGTHS), policy(IDS).logits
+    shared = SharedReward(name=str(folder))
+    value = shared.bind(policy)
+    torch.testing.assert_close(shared.score_ids(IDS, LENGTHS), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(value.score(IDS, LENGTHS), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(policy(IDS).logits, before)
+    trained = {name.split(".")[-2] for name, weight in policy.named_parameters() if weight.requires_grad}
+    assert trained == {"default", "value"}
+    assert value.head.weight.requires_grad
+
+
+def test_an_adapter_of_another_base_is_refused(
+    causal_lm_folders: dict[str, Path], make_causal_lm: Callable[..., PreTrainedModel], encoder: Encoder, tmp_path: Path
+) -> None:
+    reward = load_scalar_model(name=str(causal_lm_folders["llama"]), head="new", lora=Lora(rank=4))
+    shared = SharedReward(name=str(save_model_folder(reward, encoder, tmp_path / "reward")))
+    other = make_causal_lm()
+    other.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1.0
+    add_lora(other, Lora(rank=4))
+    with pytest.raises(UserError, match=r"was trained on base \w+, the policy's is \w+.*module\.roles=separate"):
+        shared.bind(other)
+
+
+def test_a_folder_without_an_adapter_is_refused(reward_model_folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"module\.reward\.name=.* holds no adapter/.*model/lora=default"):
+        SharedReward(name=str(reward_model_folders["llama"]))

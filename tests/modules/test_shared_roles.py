@@ -1,0 +1,296 @@
+"""Policy, reference, value and reward on one base, against models of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from rlhf_lightning.callbacks import PolicyEMA
+from rlhf_lightning.data import ComparisonBatch, Encoder, PromptBatch, TokenBatch
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import (
+    Lora,
+    Quantization,
+    RewardModelScorer,
+    SharedReward,
+    adapter_modules,
+    has_adapters,
+    load_causal_lm,
+    load_scalar_model,
+    save_model_folder,
+)
+from rlhf_lightning.modules import PPOModule, RewardModule, SFTModule
+
+Run = Callable[..., list[dict[str, Any]]]
+LORA = Lora(rank=4, alpha=8.0)
+QUANTIZATIONS = {"fp32": None, "int8": Quantization(kind="int8"), "nf4": Quantization(kind="nf4")}
+
+
+@pytest.fixture
+def rewarded(causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path) -> Callable[..., str]:
+    """The folder of a reward model with an adapter that has learned something."""
+
+    def make(architecture: str = "llama", quantization: Quantization | None = None) -> str:
+        name = str(causal_lm_folders[architecture])
+        torch.manual_seed(4)
+        model = load_scalar_model(name=name, head="new", lora=LORA, quantization=quantization)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data.add_(0.1 * torch.randn_like(weight))
+        return str(save_model_folder(model, encoder, tmp_path / f"reward-{architecture}"))
+
+    return make
+
+
+@pytest.fixture
+def make(
+    make_ppo: Callable[..., PPOModule], causal_lm_folders: dict[str, Path], rewarded: Callable[..., str]
+) -> Callable[..., PPOModule]:
+    """A PPO module with adapters, of shared or of separate roles."""
+
+    def build(
+        roles: str,
+        architecture: str = "llama",
+        quantization: Quantization | None = None,
+        checkpointing: bool = False,
+        **options: Any,
+    ) -> PPOModule:
+        common = {"quantization": quantization, "activation_checkpointing": checkpointing, "lora": LORA}
+        name, folder = str(causal_lm_folders[architecture]), rewarded(architecture, quantization)
+
+        def policy() -> nn.Module:
+            torch.manual_seed(7)  # of the adapter's first factor
+            return load_causal_lm(name=name, **common)  # type: ignore[arg-type]  # options of several types
+
+        reward: Any = SharedReward(name=folder) if roles == "shared" else RewardModelScorer(name=folder)
+        settings: dict[str, Any] = {
+            "policy": policy,
+            "reward": reward,
+            "value": lambda: load_scalar_model(name=folder, **common),  # type: ignore[arg-type]
+            "roles": roles,
+        }
+        return make_ppo(architecture, **settings | options)
+
+    return build
+
+
+def test_shared_roles_compute_what_separate_ones_do(
+    run: Run,
+    make: Callable[..., PPOModule],
+    make_recorder: Callable[[], Any],
+    architecture: str,
+    prompts: PromptBatch,
+    text: TokenBatch,
+) -> None:
+    found: dict[str, Any] = {}
+    for roles in ("separate", "shared"):
+        recorder = make_recorder()
+        module = make(roles, architecture, optimizer=recorder, epochs=2)
+        found[roles] = run(module, {"prompts": prompts, "text": text})[0], recorder.gradients
+    (apart, gradients), (together, shared_gradients) = found["separate"], found["shared"]
+    assert apart["rollout"].responses == together["rollout"].responses
+    torch.testing.assert_close(together["rollout"].scores, apart["rollout"].scores, rtol=1e-5, atol=1e-5)
+    assert together["rollout"].kl.abs().max() < 1e-4
+    for field in ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns"):
+        expected = getattr(apart["trajectory"], field)
+        torch.testing.assert_close(getattr(together["trajectory"], field), expected, rtol=1e-4, atol=1e-4)
+    assert together["trajectory"].values.abs().max() > 0
+    for one, other in zip(shared_gradients, gradients, strict=True):
+        assert one["policy"].norm() > 0
+        assert (one["policy"] - other["policy"]).norm() <= 1e-5 * other["policy"].norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stored", QUANTIZATIONS)
+@pytest.mark.parametrize("roles", ["separate", "shared"])
+def test_ppo_moves_every_adapter_and_no_weight_of_the_base(
+    run: Run,
+    make: Callable[..., PPOModule],
+    prompts: PromptBatch,
+    text: TokenBatch,
+    roles: str,
+    stored: str,
+    checkpointing: bool,
+) -> None:
+    module = make(roles, quantization=QUANTIZATIONS[stored], checkpointing=checkpointing)
+    module.configure_model()
+    before = frozen(module)
+    run(module, *[{"prompts": prompts, "text": text}] * 2)
+    unmoved(module, before)
+    value = module.policy if roles == "shared" else module.value
+    for model, adapter in ((module.policy, "default"), (value, "value" if roles == "shared" else "default")):
+        assert_learned(model, adapter)
+    if roles == "shared":
+        reward = dict(adapter_modules(module.policy, "reward").named_parameters())
+        assert not any(weight.requires_grad for weight in reward.values())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stored", QUANTIZATIONS)
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_sft_and_reward_training_move_every_adapter_and_no_weight_of_the_base(
+    fit: Callable[..., L.Trainer],
+    causal_lm_folders: dict[str, Path],
+    tokens: TokenBatch,
+    comparisons: ComparisonBatch,
+    stage: str,
+    stored: str,
+    checkpointing: bool,
+) -> None:
+    common: dict[str, Any] = {
+        "name": str(causal_lm_folders["llama"]),
+        "lora": LORA,
+        "quantization": QUANTIZATIONS[stored],
+        "activation_checkpointing": checkpointing,
+    }
+    module: Any = SFTModule(policy=lambda: load_causal_lm(**common), learning_rate=1e-3)
+    if stage == "reward":
+        module = RewardModule(reward_model=lambda: load_scalar_model(head="new", **common), learning_rate=1e-3)
+    module.configure_model()
+    before = frozen(module)
+    fit(module, [tokens if stage == "sft" else comparisons] * 2)
+    unmoved(module, before)
+    assert_learned(module, "default")
+
+
+def frozen(module: nn.Module) -> dict[str, Any]:
+    return {name: w.detach().clone() for name, w in module.named_parameters() if not w.requires_grad}
+
+
+def unmoved(module: nn.Module, before: dict[str, Any]) -> None:
+    assert len(before) > 10
+    now = dict(module.named_parameters())
+    assert all(torch.equal(now[name], weight) for name, weight in before.items())
+
+
+def assert_learned(model: nn.Module, adapter: str) -> None:
+    second = [weight for name, weight in model.named_parameters() if f"lora_B.{adapter}." in name]
+    assert len(second) == 14  # seven linear layers in each of two blocks
+    assert all(weight.any() for weight in second)
+
+
+@pytest.mark.parametrize("roles", ["separate", "shared"])
+def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
+    make: Callable[..., PPOModule],
+    make_trainer: Callable[..., L.Trainer],
+    loader: Callable[..., Any],
+    prompts: PromptBatch,
+    tmp_path: Path,
+    roles: str,
+) -> None:
+    batches = [{"prompts": prompts}] * 4
+    whole = make(roles)
+    make_trainer(callbacks=[PolicyEMA(decay=0.5)]).fit(whole, loader(batches))
+    path = tmp_path / "two.ckpt"
+    save = L.pytorch.callbacks.LambdaCallback(
+        on_train_batch_end=lambda trainer, module, out, batch, i: trainer.save_checkpoint(path) if i == 1 else None
+    )
+    make_trainer(callbacks=[PolicyEMA(decay=0.5), save]).fit(make(roles), loader(batches))
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert all("lora_" in name or "head" in name or "score" in name for name in saved)
+    assert len(saved) > 20
+    second = make(roles)
+    average = PolicyEMA(decay=0.5)
+    make_trainer(callbacks=[average]).fit(second, loader(batches), ckpt_path=path, weights_only=True)
+    assert second.iterations == 4
+    expected = whole.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in second.state_dict().items())
+
+
+def test_the_average_of_a_policy_with_an_adapter_is_that_of_the_adapter(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def keep(trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        seen.append({name: w.detach().clone() for name, w in module.policy.named_parameters() if w.requires_grad})
+
+    module = make("shared")
+    module.configure_model()
+    first = {name: w.detach().clone() for name, w in module.policy.named_parameters() if w.requires_grad}
+    watch = L.pytorch.callbacks.LambdaCallback(on_train_batch_end=keep)
+    run(module, *[{"prompts": prompts}] * 2, callbacks=[PolicyEMA(decay=0.75), watch])
+    final = dict(module.policy.named_parameters())
+    for name, weight in first.items():
+        average = 0.75 * (0.75 * weight + 0.25 * seen[0][name]) + 0.25 * seen[1][name]
+        expected = average if ".default." in name else seen[1][name]  # the value's adapter is not averaged
+        torch.testing.assert_close(final[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_of_another_base_is_refused(
+    fit: Callable[..., L.Trainer], causal_lm_folders: dict[str, Path], tokens: TokenBatch, tmp_path: Path
+) -> None:
+    name = str(causal_lm_folders["llama"])
+
+    def module(**options: Any) -> SFTModule:
+        return SFTModule(policy=lambda: load_causal_lm(name=name, **options))
+
+    path = tmp_path / "one.ckpt"
+    fit(module(lora=LORA), [tokens]).save_checkpoint(path)
+    with pytest.raises(UserError, match=r"adapter of the policy was trained on base \w+, this run's is \w+"):
+        fit(module(lora=LORA, quantization=Quantization(kind="int8")), [tokens], ckpt_path=path)
+    with pytest.raises(UserError, match="the checkpoint holds an adapter and this run trains none"):
+        fit(module(), [tokens], ckpt_path=path)
+    full = tmp_path / "full.ckpt"
+    fit(module(), [tokens]).save_checkpoint(full)
+    with pytest.raises(UserError, match="the checkpoint holds no adapter and this run trains one"):
+        fit(module(lora=LORA), [tokens], ckpt_path=full)
+
+
+def test_the_reference_is_the_base_and_never_moves(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    module = make("shared", learning_rate=0.05)
+    outputs = run(module, *[{"prompts": prompts}] * 3)
+    assert module.reference is None
+    assert outputs[0]["rollout"].kl.abs().max() < 1e-4
+    assert outputs[2]["rollout"].kl.abs().max() > 1e-2
+    assert has_adapters(module.policy)
+
+
+def test_policy_and_reference_can_share_where_the_reward_is_another_model(
+    run: Run,
+    make_ppo: Callable[..., PPOModule],
+    causal_lm_folders: dict[str, Path],
+    reward_model_folders: dict[str, Path],
+    prompts: PromptBatch,
+) -> None:
+    module = make_ppo(
+        policy=lambda: load_causal_lm(name=str(causal_lm_folders["llama"]), lora=LORA),
+        reward=RewardModelScorer(name=str(reward_model_folders["gpt2"])),
+        roles="shared",
+    )
+    outputs = run(module, *[{"prompts": prompts}] * 2)
+    assert module.reference is None
+    assert outputs[0]["rollout"].kl.abs().max() < 1e-4
+    assert_learned(module.policy, "default")
+
+
+def test_shared_roles_without_an_adapter_are_refused(
+    run: Run, make_ppo: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    with pytest.raises(UserError, match=r"module\.roles=shared trains an adapter.*model/lora=default"):
+        run(make_ppo(roles="shared"), {"prompts": prompts})
+    with pytest.raises(UserError, match=r"module\.roles='both' is neither 'separate' nor 'shared'"):
+        make_ppo(roles="both")
+
+
+def test_what_trains_beyond_the_roles_is_refused(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    module = make("shared")
+    module.configure_model()
+    module.policy.get_input_embeddings().weight.requires_grad_(True)
+    with pytest.raises(UserError, match=r"embed_tokens\.weight would train and belongs to none of the roles"):
+        run(module, {"prompts": prompts})
+    frozen_part = make("shared")
+    frozen_part.configure_model()
+    next(adapter_modules(frozen_part.policy, "value").parameters()).requires_grad_(False)
+    with pytest.raises(UserError, match="of the value's adapter is frozen"):
+        run(frozen_part, {"prompts": prompts})

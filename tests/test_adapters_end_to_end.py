@@ -1,0 +1,115 @@
+"""SFT, reward model and PPO from the command line with an adapter on a quantised base, and what rlhf-export writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_lightning import export, train
+from rlhf_lightning.models import load_causal_lm, load_scalar_model
+
+IDS = torch.arange(24).view(2, 12) + 3
+RESPONSES = ["yes, it is", "no. not at all", "a cat"]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Run a console script in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(main: Callable[[], None], *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["script", *(str(argument) for argument in arguments)])
+        main()
+
+    return run
+
+
+def write(name: str, *rows: dict[str, Any]) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_all_stages_with_adapters_on_one_base(
+    script: Callable[..., None],
+    causal_lm_folders: dict[str, Path],
+    quantization: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prompts = ["say hi", "name a cat", "why", "what is it?"]
+    write("d.jsonl", *[{"prompt": p, "response": RESPONSES[0]} for p in prompts])
+    write("c.jsonl", *[{"prompt": p, "responses": RESPONSES, "ranks": [1, 2, 3]} for p in prompts])
+    write("p.jsonl", *[{"prompt": p} for p in prompts])
+    lora = ["model/lora=default", f"model/quantization={quantization}", "trainer.accelerator=cpu"]
+    base = f"model.name={causal_lm_folders['llama']}"
+    caplog.set_level(logging.WARNING)
+    rate = "module.learning_rate=1e-2"
+    script(train.main, "stage=sft", base, *lora, rate, "data.train=d.jsonl", "run_dir=sft", "trainer.max_epochs=2")
+    sft = "model.name=sft/model"
+    script(train.main, "stage=reward", sft, *lora, rate, "data.train=c.jsonl", "run_dir=reward")
+    batch = ["data.iterations=2", "data.rollout_batch_size=4", "module.minibatch_size=2", "module.max_new_tokens=4"]
+    ppo = ["stage=ppo", sft, *lora, rate, *batch, "module.reward.name=reward/model", "data.train=p.jsonl"]
+    script(train.main, *ppo, "run_dir=ppo", "module.roles=shared", "optimizer=adamw8bit")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([m for m in messages if "MatMul8bitLt" in m]) <= 1
+    policy, before = load_causal_lm(name="ppo/model"), load_causal_lm(name="sft/model")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(policy.state_dict()[name], before.state_dict()[name])
+    assert torch.equal(policy.state_dict()["model.norm.weight"], before.state_dict()["model.norm.weight"])
+    assert load_scalar_model(name="reward/model").score(IDS, torch.tensor([12, 12])).isfinite().all()
+
+
+def test_a_checkpoint_becomes_a_model_or_an_adapter(
+    script: Callable[..., None], causal_lm_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("d.jsonl", *[{"prompt": "say hi", "response": "hi there"}] * 4)
+    name = str(causal_lm_folders["llama"])
+    command = ["stage=sft", f"model.name={name}", "model/lora=default", "data.train=d.jsonl", "run_dir=sft"]
+    script(train.main, *command, "module.learning_rate=1e-2", "trainer.max_epochs=2")
+    (checkpoint,) = sorted(Path("sft/checkpoints").glob("*.ckpt"))[-1:]
+    script(export.main, f"checkpoint={checkpoint}", "out=merged")
+    assert "largest difference to the checkpoint's own outputs" in capsys.readouterr().out
+    script(export.main, f"checkpoint={checkpoint}", "out=alone", "merge=false")
+    with torch.no_grad():
+        expected = load_causal_lm(name="sft/model")(IDS).logits
+        torch.testing.assert_close(load_causal_lm(name="merged")(IDS).logits, expected, rtol=1e-5, atol=1e-5)
+        import peft
+
+        alone = peft.PeftModel.from_pretrained(load_causal_lm(name=name), "alone")
+        torch.testing.assert_close(alone(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    assert not (Path("alone") / "model.safetensors").exists()
+    assert (Path("alone") / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["checkpoint=none.ckpt", "out=x"], "none.ckpt: no such file"),
+        (["checkpoint=run/checkpoints/a.ckpt", "out=x"], "there is no run/config.yaml"),
+        (["checkpoint=sft/checkpoints/CKPT", "out=sft"], "out=sft exists already"),
+        (["checkpoint=sft/checkpoints/CKPT", "out=x", "merge=false"], "this checkpoint has none: set merge=true"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line(
+    script: Callable[..., None],
+    causal_lm_folders: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    write("d.jsonl", *[{"prompt": "say hi", "response": "hi there"}] * 4)
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/a.ckpt").touch()
+    command = ["stage=sft", f"model.name={causal_lm_folders['llama']}", "data.train=d.jsonl", "run_dir=sft"]
+    script(train.main, *command, "trainer.max_epochs=1")
+    name = sorted(path.name for path in Path("sft/checkpoints").glob("*.ckpt"))[-1]
+    with pytest.raises(SystemExit):
+        script(export.main, *(argument.replace("CKPT", name) for argument in arguments))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert message in line
