@@ -84,8 +84,8 @@ def test_an_adapted_source_has_the_hash_and_the_rows_of_its_file(encoder: Encode
     (source,) = data_card(data)["sources"]["train"]
     assert source["hash"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert source["rows"] == len(path.read_text().splitlines())
-    assert source["adapted_rows"] == 3
-    assert source["counts"] == {"rows": 2, "tied_rows_skipped": 1}
+    assert source["adapted_rows"] == 4
+    assert source["counts"] == {"rows": 3, "tied_rows_skipped": 1}
 
 
 def test_text_beside_prompts_is_counted_source_by_source(

@@ -115,7 +115,7 @@ def test_a_checkpoint_holds_builtins_and_tensors_and_nothing_frozen(
         tmp_path / "ppo.ckpt",
         weights_only=True,
         policy=make_causal_lm,
-        value=module._factories[1],
+        value=module._factories["value"],
         reward=Reward(),
         encoder=module.encoder,
     )

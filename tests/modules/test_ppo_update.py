@@ -253,7 +253,7 @@ def test_a_subclass_may_have_a_loss_of_its_own(fit: Fit, make_ppo: MakePPO, prom
             return -(part.advantages * logprobs * part.mask).sum() / count, {"mine": torch.tensor(3.0)}
 
     module = make_ppo(cls=Reinforce, value=None)
-    before = module._factories[0]().get_input_embeddings().weight
+    before = module._factories["policy"]().get_input_embeddings().weight
     metrics = fit(module, [{"prompts": prompts}]).callback_metrics
     assert metrics["train/mine"] == 3.0
     assert not torch.equal(module.policy.get_input_embeddings().weight, before)
