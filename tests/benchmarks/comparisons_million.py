@@ -118,6 +118,8 @@ def main() -> None:
     if arguments.start is not None:
         start(arguments.folder, arguments.start)
         return
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         path = folder / "comparisons.jsonl"
