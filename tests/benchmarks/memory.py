@@ -125,13 +125,8 @@ def _measure(setup: dict[str, Any], work: Path, options: Any) -> dict[str, float
     data = PromptDataModule(
         encoder=encoder, train=str(prompts), iterations=2, rollout_batch_size=options.episodes, ptx_ratio=1
     )
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, **quiet)
     trainer.fit(module, datamodule=data)
     return {"idle": idle, "peak": _peak()}
 
