@@ -69,18 +69,21 @@ def export_checkpoint(
         raise UserError("merge=false writes the adapter alone, and this checkpoint has none: set merge=true")
     encoder = instantiate(config.data.encoder)
     save_model_folder(model, encoder, folder, merge=merge, max_shard_size=max_shard_size)
-    return _difference(model, folder) if merge else None
+    trusted = bool(OmegaConf.select(config, "model.trust_remote_code", default=False))
+    return _difference(model, folder, trusted) if merge else None
 
 
-def _difference(model: nn.Module, folder: Path) -> float:
+def _difference(model: nn.Module, folder: Path, trusted: bool) -> float:
     """Largest difference between the outputs of the model and of the folder, on a few tokens."""
     scalar = isinstance(model, ScalarModel)
-    again: nn.Module = load_scalar_model(name=str(folder)) if scalar else load_causal_lm(name=str(folder))
+    load: Any = load_scalar_model if scalar else load_causal_lm
+    again = load(name=str(folder), trust_remote_code=trusted)
 
     def outputs(one: Any) -> Tensor:
+        own = ids.to(next(one.parameters()).device)
         with generation_mode(one):
-            found: Tensor = one(ids) if scalar else one(input_ids=ids).logits
-        return found.float()
+            found: Tensor = one(own) if scalar else one(input_ids=own).logits
+        return found.float().cpu()
 
     ids = torch.arange(32).view(2, 16) + 3
     return float((outputs(model) - outputs(again)).abs().max())

@@ -71,6 +71,10 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
         modules_to_save=list(lora.modules_to_save) or None,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
     )
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    unknown = [name for name in lora.modules_to_save if name.rpartition(".")[2] not in known]
+    if unknown:
+        raise UserError(f"model.lora.modules_to_save: {type(model).__name__} has no module {unknown[0]!r}")
     if not has_adapters(model):
         model.requires_grad_(False)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -84,7 +88,7 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
     for name, parameter in model.named_parameters():
         if name in flags:
             parameter.requires_grad_(flags[name])  # adding one adapter would freeze the others
-        if parameter.requires_grad:
+        if parameter.requires_grad and "lora_" in name:  # peft casts what they read; of other modules it does not
             parameter.data = parameter.data.float()
     if head is not None:
         model.get_submodule(head).requires_grad_(True)

@@ -16,7 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import load_adapter
 from rlhf_lightning.models.export import BASE, base_fingerprint
 from rlhf_lightning.models.forward import hidden_states
-from rlhf_lightning.models.lora import adapter_active, adapter_modules, has_adapters
+from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.scoring import RewardModelScorer
@@ -54,7 +54,8 @@ class AdaptedScalar(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Scalars [b, s] of right-padded ``input_ids`` [b, s]."""
         with self.active():
-            scalars: Tensor = self.head(hidden_states(self.base, input_ids)).squeeze(-1)
+            states = hidden_states(self.base, input_ids)
+            scalars: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1)
         return scalars
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class AdaptedScalar(nn.Module):
         rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         with self.active():
             last = hidden_states(self.base, input_ids)[rows, lengths - 1]
-        scores: Tensor = self.head(last).squeeze(-1)
+        scores: Tensor = self.head(last.to(self.head.weight.dtype)).squeeze(-1)
         return scores
 
 
@@ -98,6 +99,11 @@ class SharedReward:
         """
         if not has_adapters(base):
             raise UserError("module.roles=shared puts every role's adapter on one frozen base: set model/lora=default")
+        if base.peft_config[ADAPTER].modules_to_save:
+            raise UserError(
+                "module.roles=shared: model.lora.modules_to_save trains whole modules, which other roles' adapters do "
+                "not have; leave it empty or set module.roles=separate"
+            )
         trained_on = json.loads((self.folder / BASE).read_text(encoding="utf-8"))["fingerprint"]
         mine = base_fingerprint(base)
         if trained_on != mine:

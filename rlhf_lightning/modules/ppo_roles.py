@@ -92,7 +92,8 @@ def check_trainable(module: nn.Module, parts: dict[str, nn.Module]) -> None:
     """
     claimed = {id(parameter) for part in parts.values() for parameter in part.parameters() if parameter.requires_grad}
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad and id(parameter) not in claimed:
+        ours = name.startswith(("policy.", "value.", "reference."))  # what else a module has is its own matter
+        if ours and parameter.requires_grad and id(parameter) not in claimed:
             raise UserError(
                 f"{name} would train and belongs to none of the roles {', '.join(parts)}: freeze it "
                 "(requires_grad_(False)) in the function that makes the model"

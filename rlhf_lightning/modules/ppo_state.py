@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import base_fingerprint, weights_fingerprint
+from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.compatibility import check_weights
 
@@ -64,5 +64,10 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
 
 
 def _reference(module: PPOModule) -> str:
-    """A fingerprint of the reference, which with shared roles is the policy's base."""
-    return base_fingerprint(module.policy) if module.reference is None else weights_fingerprint(module.reference)
+    """A fingerprint of the reference, which with shared roles is the policy's base. An adapter that has learned nothing
+    yet is no part of it: its first factor is random."""
+    reference = module.policy if module.reference is None else module.reference
+    if not has_adapters(reference):
+        return weights_fingerprint(reference)
+    learned = any(weight.any() for name, weight in reference.named_parameters() if "lora_B" in name)
+    return weights_fingerprint(reference) if learned and module.reference is not None else base_fingerprint(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,8 @@ def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch |
         module.manual_backward(policy_loss)
         add(policy_loss=policy_loss, **statistics)
         if module.value is not None:
-            with module.value.active():
+            # A user's own value model has no adapter to switch on.
+            with getattr(module.value, "active", nullcontext)():
                 value_loss = module.value_loss(part, tokens)
                 module.manual_backward(module.value_coef * value_loss)
             add(value_loss=value_loss)

@@ -3,14 +3,13 @@
     python tests/benchmarks/memory.py [--hidden 768 --layers 12 --vocabulary 32000] [--model FOLDER]
 
 Without ``--model`` a Llama with random weights is written to a temporary folder. Each set-up is a process of its own,
-whose peak is the largest resident set since its start; what a process holds before it loads a model is printed, too.
+whose peak is the largest resident set since its start (Linux); what it holds before it loads a model is printed, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -132,7 +131,9 @@ def _measure(setup: dict[str, Any], work: Path, options: Any) -> dict[str, float
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Largest resident set of this program in GB. Not ru_maxrss, which begins with that of the parent process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def _print(found: dict[str, dict[str, float]]) -> None:

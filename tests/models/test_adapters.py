@@ -142,6 +142,36 @@ def test_an_adapter_of_another_base_is_refused(
         shared.bind(other)
 
 
+def test_a_half_precision_base_scores_under_a_full_precision_head(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    base: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "dtype": "bfloat16", "lora": Lora(rank=4)}
+    folder = save_model_folder(load_scalar_model(head="new", **base), encoder, tmp_path / "reward")
+    shared = SharedReward(name=str(folder))
+    value = shared.bind(load_causal_lm(**base))
+    assert shared.score_ids(IDS, LENGTHS).isfinite().all()
+    assert value(IDS).dtype == torch.float32
+
+
+def test_whole_modules_of_the_policy_do_not_share(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    name = str(causal_lm_folders["llama"])
+    reward = load_scalar_model(name=name, head="new", lora=Lora(rank=4))
+    shared = SharedReward(name=str(save_model_folder(reward, encoder, tmp_path / "reward")))
+    with pytest.raises(UserError, match=r"module\.roles=shared: model\.lora\.modules_to_save"):
+        shared.bind(load_causal_lm(name=name, lora=Lora(rank=4, modules_to_save=["lm_head"])))
+
+
+def test_the_merged_folder_keeps_the_generation_config(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    model: Any = load_causal_lm(name=str(causal_lm_folders["llama"]), lora=Lora(rank=4))
+    model.generation_config.eos_token_id = [0, 5]
+    folder = save_model_folder(model, encoder, tmp_path / "policy")
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 5]
+
+
 def test_a_folder_without_an_adapter_is_refused(reward_model_folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"module\.reward\.name=.* holds no adapter/.*model/lora=default"):
         SharedReward(name=str(reward_model_folders["llama"]))

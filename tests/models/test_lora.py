@@ -151,6 +151,17 @@ def test_unknown_targets_are_told_with_names_that_there_are(make_causal_lm: Call
         add_lora(make_causal_lm(), Lora(target_modules=["nothing"]))
 
 
+def test_unknown_modules_to_save_are_told(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
+    with pytest.raises(UserError, match=r"model\.lora\.modules_to_save: LlamaForCausalLM has no module 'lm_haed'"):
+        add_lora(make_causal_lm(), Lora(modules_to_save=["lm_haed"]))
+
+
+def test_modules_to_save_keep_the_dtype_of_the_model(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
+    model = make_causal_lm().to(torch.bfloat16)
+    add_lora(model, Lora(rank=2, modules_to_save=["lm_head"]))
+    assert torch.isfinite(logits(model)).all()
+
+
 def test_a_missing_peft_is_told_with_its_extra(
     make_causal_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
     make_trainer: Callable[..., L.Trainer],
     loader: Callable[..., Any],
     prompts: PromptBatch,
+    causal_lm_folders: dict[str, Path],
     tmp_path: Path,
     roles: str,
 ) -> None:
@@ -195,12 +196,14 @@ def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert all("lora_" in name or "head" in name or "score" in name for name in saved)
     assert len(saved) > 20
-    second = make(roles)
+    torch.manual_seed(99)  # a new process draws other first factors before it reads the checkpoint
+    second = make(roles, policy=lambda: load_causal_lm(name=str(causal_lm_folders["llama"]), lora=LORA))
     average = PolicyEMA(decay=0.5)
     make_trainer(callbacks=[average]).fit(second, loader(batches), ckpt_path=path, weights_only=True)
     assert second.iterations == 4
     expected = whole.state_dict()
-    assert all(torch.equal(weight, expected[name]) for name, weight in second.state_dict().items())
+    found = {name: weight for name, weight in second.state_dict().items() if not name.startswith("reference.")}
+    assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
 
 
 def test_the_average_of_a_policy_with_an_adapter_is_that_of_the_adapter(
