@@ -51,10 +51,10 @@ def prompt_trees(input_ids: Tensor, lengths: Tensor, group: Tensor) -> PromptTre
     tree_row, tree_start, rows, longest = _placed(trees)
     start = tree_start[group] + before
 
-    is_own = (column >= shared[group].unsqueeze(1)) & (column < lengths.unsqueeze(1))
-    is_shared = (column < shared[group].unsqueeze(1)) & (torch.arange(count, device=device) == first[group]).unsqueeze(
-        1
-    )
+    begins = column < shared[group].unsqueeze(1)
+    leads = torch.arange(count, device=device) == first[group]
+    is_own = ~begins & (column < lengths.unsqueeze(1))
+    is_shared = begins & leads.unsqueeze(1)
     sequence, source = (is_own | is_shared).nonzero(as_tuple=True)
     mine = is_own[sequence, source]
     target = torch.where(mine, start[sequence], tree_start[group[sequence]]) + source

@@ -123,13 +123,12 @@ def plain_copy(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
         plain = type(model)(config)
-    tied = [name for name in plain.state_dict() if name not in state]
     plain.load_state_dict(state, strict=False, assign=True)
     plain.tie_weights()
     plain.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
     still = [name for name, weight in plain.state_dict().items() if weight.is_meta]
     if still:
-        raise UserError(f"the base of {type(model).__name__} lacks {', '.join((still or tied)[:3])}")
+        raise UserError(f"the base of {type(model).__name__} lacks {', '.join(still[:3])}")
     return plain.eval()
 
 

@@ -46,6 +46,12 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     return hidden
 
 
+def last_states(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Hidden state [b, d] at the last real token of right-padded sequences [b, s] with ``lengths`` [b]."""
+    rows = torch.arange(input_ids.shape[0], device=input_ids.device)
+    return hidden_states(model, input_ids)[rows, lengths - 1]
+
+
 def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, sees: Tensor) -> Tensor:
     """Last hidden state of a transformers model where every token attends to chosen ones.
 

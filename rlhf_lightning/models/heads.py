@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.forward import hidden_states
+from rlhf_lightning.models.forward import hidden_states, last_states
 
 
 class ScalarModel(nn.Module):
@@ -42,10 +41,6 @@ class ScalarModel(nn.Module):
         with torch.no_grad():
             self.head.weight.normal_(0.0, 1.0 / math.sqrt(self.head.in_features + 1), generator=generator)
 
-    def active(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to switch; a scalar that shares its base switches its adapter on."""
-        return contextlib.nullcontext()
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scalars [b, s] of right-padded ``input_ids`` [b, s], or of any padding with its ``attention_mask``."""
         scalars: Tensor = self.head(hidden_states(self.model, input_ids, attention_mask)).squeeze(-1)
@@ -53,8 +48,7 @@ class ScalarModel(nn.Module):
 
     def last_hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden state [b, d] at the last real token of right-padded sequences [b, s] with ``lengths`` [b]."""
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        return hidden_states(self.model, input_ids)[rows, lengths - 1]
+        return last_states(self.model, input_ids, lengths)
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b]: the scalar at the last real token of right-padded sequences [b, s]."""

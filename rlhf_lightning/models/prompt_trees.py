@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import PromptTrees, prompt_trees
 from rlhf_lightning.models.context import check_context, text_config
-from rlhf_lightning.models.forward import hidden_states, masked_states
+from rlhf_lightning.models.forward import last_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,7 @@ class PromptTreeStates:
         return math.inf if window is None else float(window)
 
     def _alone(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        rows = torch.arange(len(lengths), device=lengths.device)
-        return hidden_states(self.model, input_ids)[rows, lengths - 1]
+        return last_states(self.model, input_ids, lengths)
 
     def _states(self, trees: PromptTrees) -> Tensor:
         return masked_states(self.model, trees.input_ids, trees.position_ids, trees.sees)[trees.row, trees.column]

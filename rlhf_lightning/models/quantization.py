@@ -71,9 +71,10 @@ def same_products_everywhere(model: nn.Module) -> None:
     """Have quantised layers on a CPU compute in evaluation what they compute in training, so that a rollout has the
     probabilities of the update: bitsandbytes would there also round 8-bit layers' inputs to 8 bits, and repack 4-bit
     weights for a kernel that rounds to bfloat16 and takes only some widths."""
+    module: Any  # bitsandbytes declares no types
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # bitsandbytes declares no types
+            module.support_avx512bf16_for_cpu = False
         elif type(module).__name__ == "Linear8bitLt":
             module.register_forward_pre_hook(_as_in_training)
 

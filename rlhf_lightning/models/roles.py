@@ -15,11 +15,11 @@ from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import load_adapter
 from rlhf_lightning.models.export import BASE, base_fingerprint
-from rlhf_lightning.models.forward import hidden_states
+from rlhf_lightning.models.forward import hidden_states, last_states
 from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
-from rlhf_lightning.models.scoring import RewardModelScorer
+from rlhf_lightning.models.scoring import RewardModelScorer, score_by_length
 
 
 class AdaptedScalar(nn.Module):
@@ -60,9 +60,8 @@ class AdaptedScalar(nn.Module):
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b]: the scalar at the last real token of right-padded sequences [b, s]."""
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         with self.active():
-            last = hidden_states(self.base, input_ids)[rows, lengths - 1]
+            last = last_states(self.base, input_ids, lengths)
         scores: Tensor = self.head(last.to(self.head.weight.dtype)).squeeze(-1)
         return scores
 
@@ -137,11 +136,8 @@ class SharedReward:
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
         assert self.model is not None  # bound in PPOModule.configure_model
-        scores = torch.empty(len(lengths), dtype=torch.float32, device=input_ids.device)
         with generation_mode(self.model.base):
-            for rows in torch.split(torch.argsort(lengths), self.batch_size):
-                scores[rows] = self.model.score(input_ids[rows, : int(lengths[rows].max())], lengths[rows]).float()
-        return scores
+            return score_by_length(self.model.score, input_ids, lengths, self.batch_size)
 
 
 def trained_reward(

@@ -116,12 +116,18 @@ class RewardModelScorer:
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
         device = next(self.model.parameters()).device
-        scores = torch.empty(len(lengths), dtype=torch.float32, device=device)
-        # Neighbours in length share a batch, so that little of it is padding.
-        for rows in torch.split(torch.argsort(lengths), self.batch_size):
-            ids = input_ids[rows, : int(lengths[rows].max())].to(device)
-            scores[rows.to(device)] = self.model.score(ids, lengths[rows].to(device)).float()
-        return scores
+        return score_by_length(self.model.score, input_ids.to(device), lengths.to(device), self.batch_size)
+
+
+def score_by_length(
+    score: Callable[[Tensor, Tensor], Tensor], input_ids: Tensor, lengths: Tensor, batch_size: int
+) -> Tensor:
+    """Scores [b], float32, of right-padded token ids [b, s], ``batch_size`` at a time; neighbours in length share a
+    batch, so that little of it is padding."""
+    scores = torch.empty(len(lengths), dtype=torch.float32, device=input_ids.device)
+    for rows in torch.split(torch.argsort(lengths), batch_size):
+        scores[rows] = score(input_ids[rows, : int(lengths[rows].max())], lengths[rows]).float()
+    return scores
 
 
 class WeightedSum:

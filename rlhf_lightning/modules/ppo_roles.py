@@ -53,25 +53,21 @@ def make_roles(
         UserError: shared roles without an adapter, or one that belongs to another base.
     """
     own = trainable(policy(), role="policy")
-    made: Any
-    if sharing == "separate":
-        if isinstance(reward, SharedReward):
-            raise UserError("module.reward shares the policy's base, which module.roles=separate does not offer")
-        frozen = frozen_copy(own if reference is None else reference())
-        made = None if value is None else trainable(value(), role="value model")
-        return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
-    if not has_adapters(own):
+    together = isinstance(reward, SharedReward)
+    if sharing == "separate" and together:
+        raise UserError("module.reward shares the policy's base, which module.roles=separate does not offer")
+    if sharing == "shared" and not has_adapters(own):
         raise UserError("module.roles=shared trains an adapter on a frozen base: set model/lora=default")
-    if isinstance(reward, SharedReward):
-        made = reward.bind(own)
-        made = None if value is None else made
-    else:
-        made = None if value is None else trainable(value(), role="value model")
-    if reference is not None:
-        frozen = frozen_copy(reference())
-        return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
-    without = functools.partial(adapter_active, own, None)
-    return Roles(own, None, made, TokenLogprobs(own, temperature=temperature, within=without))
+    made: Any = reward.bind(own) if together else None
+    if value is None:
+        made = None
+    elif not together:
+        made = trainable(value(), role="value model")
+    if sharing == "shared" and reference is None:
+        without = functools.partial(adapter_active, own, None)
+        return Roles(own, None, made, TokenLogprobs(own, temperature=temperature, within=without))
+    frozen = frozen_copy(own if reference is None else reference())
+    return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
 
 
 def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Module]:

@@ -61,18 +61,18 @@ def make(
         checkpointing: bool = False,
         **options: Any,
     ) -> PPOModule:
-        common = {"quantization": quantization, "activation_checkpointing": checkpointing, "lora": LORA}
+        common: dict[str, Any] = {"quantization": quantization, "activation_checkpointing": checkpointing, "lora": LORA}
         name, folder = str(causal_lm_folders[architecture]), rewarded(architecture, quantization)
 
         def policy() -> nn.Module:
             torch.manual_seed(7)  # of the adapter's first factor
-            return load_causal_lm(name=name, **common)  # type: ignore[arg-type]  # options of several types
+            return load_causal_lm(name=name, **common)
 
         reward: Any = SharedReward(name=folder) if roles == "shared" else RewardModelScorer(name=folder)
         settings: dict[str, Any] = {
             "policy": policy,
             "reward": reward,
-            "value": lambda: load_scalar_model(name=folder, **common),  # type: ignore[arg-type]
+            "value": lambda: load_scalar_model(name=folder, **common),
             "roles": roles,
         }
         return make_ppo(architecture, **settings | options)
