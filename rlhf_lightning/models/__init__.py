@@ -16,6 +16,8 @@ from rlhf_lightning.models.quantization import Quantization, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
+from rlhf_lightning.models.skeletons import from_first, loaded_by_first
 from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
@@ -36,22 +38,31 @@ __all__ = [
     "adapter_active",
     "adapter_modules",
     "add_lora",
+    "any_rank",
     "base_fingerprint",
     "check_causal_lm",
     "check_vocabulary",
     "context_length",
+    "from_first",
     "generate",
     "generation_mode",
     "has_adapters",
     "hidden_states",
     "ignored_sampling_settings",
     "is_quantized",
+    "is_sharded",
     "load_causal_lm",
     "load_scalar_model",
+    "loaded_by_first",
     "save_model_folder",
     "score_texts",
+    "shard",
+    "sharded_like",
+    "through",
     "trainable",
     "trained_reward",
     "warn_of_ignored_sampling",
     "weights_fingerprint",
+    "whole",
+    "whole_state",
 ]

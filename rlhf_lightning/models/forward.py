@@ -15,6 +15,7 @@ from rlhf_lightning.functional import head_logprobs
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import is_quantized
+from rlhf_lightning.models.sharding import through
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -113,12 +114,18 @@ class TokenLogprobs:
         if targets[:, 0].any():
             raise ValueError("the first token of a sequence has no log-probability: nothing stands before it")
         with self.within():
-            states = hidden_states(self.model, input_ids) if hidden is None else hidden
-            chosen = states[:, :-1][targets[:, 1:]]
-            tokens = input_ids[:, 1:][targets[:, 1:]]
             if self._head is None:
                 self._head = logits_head(self.model)
-            return head_logprobs(chosen, self._head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
+            found: tuple[Tensor, Tensor] = through(self.model, self._read, self._head, input_ids, targets, hidden)
+            return found
+
+    def _read(
+        self, head: Callable[[Tensor], Tensor], input_ids: Tensor, targets: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        states = hidden_states(self.model, input_ids) if hidden is None else hidden
+        chosen = states[:, :-1][targets[:, 1:]]
+        tokens = input_ids[:, 1:][targets[:, 1:]]
+        return head_logprobs(chosen, head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -141,7 +148,7 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     with generation_mode(model):
         probe = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0)
         expected = model(input_ids=probe).logits.float()
-        found = head(hidden_states(model, probe)).float()
+        found = through(model, lambda: head(hidden_states(model, probe))).float()
     exact = next(model.parameters()).dtype == torch.float32 and not is_quantized(model)
     tolerance = 1e-4 if exact else 5e-2
     if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):

@@ -13,6 +13,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import sample_tokens
 from rlhf_lightning.models.context import check_context
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.sharding import any_rank, is_sharded
 
 
 class Generation(NamedTuple):
@@ -39,7 +40,8 @@ def generate(
     """Sample one response for each prompt from the model's own distribution (no top-k, no top-p).
 
     Prompts are taken in order of length, ``batch_size`` at a time; a row that has ended leaves the batch and its
-    cache, and decoding stops when all have ended.
+    cache, and decoding stops when all have ended: of a sharded model, those of every process, because each step is a
+    collective. Processes then give equally many prompts.
 
     Args:
         input_ids: [b, p], right padded prompts; lengths: [b].
@@ -107,25 +109,28 @@ def _decode(
     cache = DynamicCache(config=model.config)  # type: ignore[arg-type]  # nn.Module does not declare config
     alive = torch.ones_like(rows, dtype=torch.bool)
     steps = response_ids.shape[1]
+    remaining = len(rows)
+    unfinished = any_rank if is_sharded(model) else bool
     for step in range(steps):
         if step == 0:
             logits = _read_prompts(model, tokens, positions, mask, cache)
         else:
             logits = next_logits(model, tokens, positions, mask if padded else None, cache)
-        chosen = logits.argmax(-1) if greedy else _sample(logits / temperature, generator)
-        response_ids[rows[alive], step] = chosen[alive]
-        alive &= chosen != eos_token_id
-        remaining = int(alive.sum())
-        if remaining == 0 or step + 1 == steps:
+        if remaining:  # else this process steps for the others' sake
+            chosen = logits.argmax(-1) if greedy else _sample(logits / temperature, generator)
+            response_ids[rows[alive], step] = chosen[alive]
+            alive &= chosen != eos_token_id
+            remaining = int(alive.sum())
+        if step + 1 == steps or not unfinished(remaining > 0):
             return
         tokens, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
         # Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
-        if remaining <= 0.8 * alive.numel():
-            kept = alive.nonzero().squeeze(1)
+        if remaining <= 0.8 * alive.numel() and alive.numel() > 1:
+            kept = alive.nonzero().squeeze(1) if remaining else alive.new_zeros(1, dtype=torch.long)
             cache.batch_select_indices(kept)
             rows, tokens, positions, mask = rows[kept], tokens[kept], positions[kept], mask[kept]
-            alive = torch.ones_like(rows, dtype=torch.bool)
+            chosen, alive = chosen[kept], alive[kept]
 
 
 def _sample(logits: Tensor, generator: torch.Generator | None) -> Tensor:

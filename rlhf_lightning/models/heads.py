@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import hidden_states, last_states
+from rlhf_lightning.models.sharding import through
 
 
 class ScalarModel(nn.Module):
@@ -48,9 +49,14 @@ class ScalarModel(nn.Module):
 
     def last_hidden(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Hidden state [b, d] at the last real token of right-padded sequences [b, s] with ``lengths`` [b]."""
-        return last_states(self.model, input_ids, lengths)
+        states: Tensor = through(self, last_states, self.model, input_ids, lengths)
+        return states
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b]: the scalar at the last real token of right-padded sequences [b, s]."""
-        scores: Tensor = self.head(self.last_hidden(input_ids, lengths)).squeeze(-1)
+        scores: Tensor = through(self, self._score, input_ids, lengths)
+        return scores
+
+    def _score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        scores: Tensor = self.head(last_states(self.model, input_ids, lengths)).squeeze(-1)
         return scores

@@ -24,6 +24,7 @@ from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.skeletons import skeleton_wanted
 
 Init = Literal["pretrained", "random"]
 Head = Literal["pretrained", "new"]
@@ -65,7 +66,8 @@ def load_causal_lm(
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
     _refuse_missing(name, info["missing_keys"])
     _train_padding(model)
-    if "flash" not in (attn_implementation or ""):  # which runs on a GPU alone, where the model is not yet
+    # Flash attention runs on a GPU alone, where the model is not yet; a skeleton has nothing to run.
+    if "flash" not in (attn_implementation or "") and not skeleton_wanted():
         check_causal_lm(model, name=name)
     if lora:
         add_lora(model, lora)
@@ -120,7 +122,8 @@ def load_scalar_model(
         raise UserError(f"model.name={name}: {error}") from error
     if head == "new":
         missing = [key for key in missing if not key.startswith("score.")]
-        scalar.reset_head(torch.Generator(weight.device).manual_seed(seed))
+        if not skeleton_wanted():
+            scalar.reset_head(torch.Generator(weight.device).manual_seed(seed))
     elif head != "pretrained":
         raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
     elif any(key.startswith("score.") for key in missing):
@@ -149,6 +152,9 @@ def _load(
         raise UserError("model.init=random draws weights anew, which model/quantization cannot store in fewer bits")
     load = functools.partial(auto.from_pretrained, name, config=config, revision=revision, **options)
     with naming(name), quiet_transformers():
+        if skeleton_wanted() and not quantization:
+            with torch.device("meta"):
+                return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if init == "random":
             return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if not quantization:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
 from rlhf_lightning.models.quantization import Quantization
+from rlhf_lightning.models.sharding import is_sharded, largest, shard
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
 Reward = Callable[..., object]
@@ -85,6 +87,11 @@ class RewardModelScorer:
         self.model.to(device)
         return self
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Share the model's weights among processes (:func:`~rlhf_lightning.models.shard`)."""
+        if not is_sharded(self.model):
+            shard(self.model, mesh)
+
     def shares_tokenizer(self, encoder: Encoder) -> bool:
         """Whether ids of ``encoder`` mean the same to this model, the chat template included."""
         if self._compared is None or self._compared[0] is not encoder:
@@ -112,20 +119,32 @@ class RewardModelScorer:
             input_ids[row, : len(sequence)] = torch.tensor(sequence)
         return self.score_ids(input_ids, lengths)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
         device = next(self.model.parameters()).device
-        return score_by_length(self.model.score, input_ids.to(device), lengths.to(device), self.batch_size)
+        sharded = is_sharded(self.model)
+        return score_by_length(
+            self.model.score, input_ids.to(device), lengths.to(device), self.batch_size, in_step=sharded
+        )
 
 
 def score_by_length(
-    score: Callable[[Tensor, Tensor], Tensor], input_ids: Tensor, lengths: Tensor, batch_size: int
+    score: Callable[[Tensor, Tensor], Tensor],
+    input_ids: Tensor,
+    lengths: Tensor,
+    batch_size: int,
+    *,
+    in_step: bool = False,
 ) -> Tensor:
     """Scores [b], float32, of right-padded token ids [b, s], ``batch_size`` at a time; neighbours in length share a
-    batch, so that little of it is padding."""
+    batch, so that little of it is padding. With ``in_step`` a process with fewer batches than another scores its last
+    one again until both have made equally many."""
     scores = torch.empty(len(lengths), dtype=torch.float32, device=input_ids.device)
-    for rows in torch.split(torch.argsort(lengths), batch_size):
+    batches = list(torch.split(torch.argsort(lengths), batch_size))
+    if in_step:
+        batches += [batches[-1]] * (largest(len(batches)) - len(batches))
+    for rows in batches:
         scores[rows] = score(input_ids[rows, : int(lengths[rows].max())], lengths[rows]).float()
     return scores
 
@@ -151,6 +170,12 @@ class WeightedSum:
             if hasattr(reward, "to"):
                 reward.to(device)
         return self
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Share the weights of the rewards that have some among processes."""
+        for reward in self.rewards:
+            if hasattr(reward, "shard"):
+                reward.shard(mesh)
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data import Encoder
+from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional import kl_estimate, masked_mean
-from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs
+from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, score_texts
 from rlhf_lightning.modules.batching import micro_batches
-from rlhf_lightning.modules.trajectory import Trajectory, response_mask, response_targets, scatter
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
+from rlhf_lightning.modules.world import World
 
 
 def decode_responses(encoder: Encoder, generation: Generation) -> list[str]:
     """The responses as text."""
     rows = zip(generation.response_ids.tolist(), generation.lengths.tolist(), strict=True)
     return [encoder.decode(ids[:length]) for ids, length in rows]
+
+
+def score_responses(reward: Any, encoder: Encoder, prompts: PromptBatch, generation: Generation) -> Any:
+    """What a reward gives for the responses: one that shares the policy's tokenizer reads ids, any other text."""
+    shares = getattr(reward, "shares_tokenizer", None)
+    if shares is not None and shares(encoder):
+        ids = join(prompts, generation, encoder.pad_token_id)
+        return reward.score_ids(ids, prompts.lengths + generation.lengths)
+    texts = decode_responses(encoder, generation)
+    return score_texts(reward, prompts.prompts, texts, generation.finished.tolist())
 
 
 def response_logprobs(logprobs: TokenLogprobs, part: Trajectory) -> tuple[Tensor, Tensor]:
@@ -45,11 +58,12 @@ def evaluate_responses(
     reference: TokenLogprobs,
     value: ScalarModel | None,
     micro_batch_size: int,
+    world: World,
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
     same functions as in the update, so that the first ratio is 1."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
-    for rows in micro_batches(trajectory.lengths, micro_batch_size):
+    for rows, _ in world.in_step(micro_batches(trajectory.lengths, micro_batch_size)):
         part = trajectory.rows(rows)
         logprobs, entropy = response_logprobs(policy, part)
         ref_logprobs, _ = response_logprobs(reference, part)
@@ -57,6 +71,24 @@ def evaluate_responses(
         for target, tensor in zip(filled.values(), found, strict=True):
             target[rows, : tensor.shape[1]] = tensor.to(target.dtype)
     return trajectory._replace(**filled)
+
+
+def of_all_ranks(
+    world: World, rollout: Rollout, trajectory: Trajectory, text: TokenBatch | None
+) -> tuple[Rollout, Trajectory, TokenBatch | None]:
+    """The episodes and the pretraining text of all ranks, in order of rank, on each of them.
+
+    They are token ids and a few numbers for each token, little beside a model. What follows, whitening, minibatches,
+    metrics, decisions of callbacks, is then global as it stands, and a rank computes its part of a minibatch.
+    """
+    if world.size == 1:
+        return rollout, trajectory, text
+    texts = world.objects((rollout.prompts, rollout.responses))
+    numbers = world.rows({"finished": rollout.finished, "scores": rollout.scores, "kl": rollout.kl})
+    prompts, responses = ([one for part in parts for one in part] for parts in zip(*texts, strict=True))
+    rollout = Rollout(prompts=prompts, responses=responses, **numbers)
+    trajectory = Trajectory(**world.rows(trajectory._asdict()))
+    return rollout, trajectory, text and TokenBatch(**world.rows(text._asdict()))
 
 
 def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, count: Tensor) -> dict[str, Tensor]:

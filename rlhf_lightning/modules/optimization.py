@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import constant_with_warmup, cosine_decay
+from rlhf_lightning.models import whole
+from rlhf_lightning.modules.world import World
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 Schedule = Literal["cosine", "constant"]
@@ -81,13 +83,15 @@ def lr_scheduler(
     raise UserError(f"module.schedule={schedule!r} is neither 'cosine' nor 'constant'")
 
 
-def clip_and_step(optimizer: Any, max_grad_norm: float | None) -> Tensor:
-    """Clip the gradients of each role by their norm, take one step, clear them; returns the norm before clipping
-    over all roles. Roles are clipped apart, so that a large value gradient does not slow the policy down."""
+def clip_and_step(optimizer: Any, max_grad_norm: float | None, world: World) -> Tensor:
+    """Sum the gradients over the ranks, clip those of each role by their norm, take one step, clear them; returns the
+    norm before clipping over all roles. Roles are clipped apart, so that a large value gradient does not slow the
+    policy down."""
+    world.reduce_gradients(optimizer)
     norms: list[Tensor] = []
     for parameters in _by_role(optimizer):
         limit = float("inf") if max_grad_norm is None else max_grad_norm
-        norms.append(nn.utils.clip_grad_norm_(parameters, limit))
+        norms.append(whole(nn.utils.clip_grad_norm_(parameters, limit)))
     optimizer.step()
     optimizer.zero_grad()
     total: Tensor = torch.stack(norms).norm()
@@ -102,15 +106,10 @@ def _by_role(optimizer: Any) -> Iterator[list[nn.Parameter]]:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse what would train wrongly: losses and whitening are not reduced over processes yet, and a gradient norm
-    is taken before the scale of fp16 is removed.
+    """Refuse what would train wrongly: a gradient norm is taken before the scale of fp16 is removed.
 
     Raises:
-        UserError: more than one process, or ``precision="16-mixed"``.
+        UserError: ``precision="16-mixed"``.
     """
-    if trainer.world_size > 1:
-        raise UserError(
-            f"trainer.devices x nodes = {trainer.world_size}: training runs on one process so far; set it to 1"
-        )
     if str(trainer.precision) == "16-mixed":
         raise UserError("trainer.precision=16-mixed is not supported; use bf16-mixed or 32-true")

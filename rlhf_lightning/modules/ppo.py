@@ -13,15 +13,17 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate, score_texts
+from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.experience import (
     decode_responses,
     evaluate_responses,
+    of_all_ranks,
     ratio_statistics,
     response_logprobs,
     response_values,
+    score_responses,
 )
 from rlhf_lightning.modules.optimization import (
     OptimizerFactory,
@@ -31,9 +33,10 @@ from rlhf_lightning.modules.optimization import (
     parameter_groups,
 )
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
-from rlhf_lightning.modules.ppo_state import restore_state, save_state
+from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, rank_seed, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import update
-from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin, join
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
+from rlhf_lightning.modules.world import World
 
 
 class PPOModule(L.LightningModule):
@@ -117,12 +120,12 @@ class PPOModule(L.LightningModule):
         self.automatic_optimization = False
         self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer"])
         checks.check_settings(self.hparams)
+        keep_frozen_apart(self)
         self._factories: Any = {"policy": policy, "value": value, "reference": reference}
         self.roles: Sharing = roles
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
-        self.reward: Any = reward
-        self.encoder = encoder
+        self.reward, self.encoder = reward, encoder
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.gamma, self.lam = gamma, lam
@@ -135,9 +138,9 @@ class PPOModule(L.LightningModule):
         self.warmup_iterations, self.schedule_floor = warmup_iterations, schedule_floor
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
         self.check_reference, self.seed = check_reference, seed
-        self.iterations = 0
+        self.iterations, self.world = 0, World()
         self.generator: torch.Generator | None = None
-        self.saved_random_state: Tensor | None = None
+        self.saved_random_states: list[Tensor] = []
         self.policy: Any = None
         self.value: Any = None
         self.reference: Any = None
@@ -146,14 +149,17 @@ class PPOModule(L.LightningModule):
         """Make the roles, once."""
         if self.policy is not None:
             return
-        made = make_roles(self.roles, **self._factories, reward=self.reward, temperature=self.temperature)
-        self.policy, self.reference, self.value, self._reference_logprobs = made
+        options: Any = {"reward": self.reward, "temperature": self.temperature, "mesh": self.device_mesh}
+        made = make_roles(self.roles, **self._factories, **options)
+        self.policy, self.reference, self.value, self._reference_logprobs, self.reference_fingerprint = made
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is trained."""
         check_trainer(self.trainer)
+        self.world = World.of(self.trainer)
+        checks.check_shares(self.minibatch_size, self.world.size)
         checks.check_data(getattr(self.trainer, "datamodule", None), minibatch_size=self.minibatch_size)
 
     def train(self, mode: bool = True) -> PPOModule:
@@ -186,25 +192,23 @@ class PPOModule(L.LightningModule):
         )
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)
-        if self.saved_random_state is not None:
-            self.generator.set_state(self.saved_random_state)
+        self.generator = random_stream(self)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""
         prompts: PromptBatch = batch["prompts"]
         generation = self.rollout(prompts, self.generator)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
+        rollout, trajectory, text = of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
             checks.check_reference_is_policy(trajectory)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
-        updates = update(self, trajectory, batch.get("text"))
+        updates = update(self, trajectory, text)
         self.iterations += 1
         self.log("rollout/score", rollout.scores.mean(), prog_bar=True)
         self.log("rollout/kl", rollout.kl.mean(), prog_bar=True)
-        self.log("train/kl_coef", self.kl_coef)
-        self.log_dict({f"train/{name}": value for name, value in updates.items()})
+        self.log_dict({"train/kl_coef": self.kl_coef} | {f"train/{name}": value for name, value in updates.items()})
         return {"rollout": rollout, "trajectory": trajectory, "updates": updates}
 
     def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
@@ -222,13 +226,7 @@ class PPOModule(L.LightningModule):
 
     def score(self, prompts: PromptBatch, generation: Generation) -> Tensor:
         """Scores [b] of the responses. A reward that shares the policy's tokenizer reads ids, any other text."""
-        shares = getattr(self.reward, "shares_tokenizer", None)
-        if shares is not None and shares(self.encoder):
-            ids = join(prompts, generation, self.encoder.pad_token_id)
-            scores = self.reward.score_ids(ids, prompts.lengths + generation.lengths)
-        else:
-            texts = decode_responses(self.encoder, generation)
-            scores = score_texts(self.reward, prompts.prompts, texts, generation.finished.tolist())
+        scores = score_responses(self.reward, self.encoder, prompts, generation)
         return checks.check_scores(scores, len(prompts.prompts), self.device)
 
     @torch.no_grad()
@@ -239,7 +237,8 @@ class PPOModule(L.LightningModule):
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,
-            micro_batch_size=self.micro_batch_size or self.minibatch_size,
+            micro_batch_size=self.micro_batch_size or -(-self.minibatch_size // self.world.size),
+            world=self.world,
         )
         tokens = trajectory.mask
         kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
@@ -285,11 +284,12 @@ class PPOModule(L.LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score and KL on prompts that are not trained on, sampled with randomness of their own."""
-        generator = torch.Generator(self.device).manual_seed(self.seed + batch_idx)
+        generator = torch.Generator(self.device).manual_seed(rank_seed(self.seed + batch_idx, self.world.rank))
         generation = self.rollout(batch, generator)
         rollout, _ = self.evaluate(batch, generation, self.score(batch, generation))
-        self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=len(batch.prompts))
-        self.log("val/kl", rollout.kl.mean(), batch_size=len(batch.prompts))
+        size = len(batch.prompts)
+        self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/kl", rollout.kl.mean(), batch_size=size, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs, leave out what is frozen."""

@@ -41,6 +41,15 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
+def check_shares(minibatch_size: int, ranks: int) -> None:
+    """Every rank takes an equal part of a minibatch."""
+    if minibatch_size % ranks:
+        raise UserError(
+            f"module.minibatch_size={minibatch_size} cannot be shared by {ranks} processes; set it to a multiple of "
+            f"{ranks}"
+        )
+
+
 def check_data(data: Any, *, minibatch_size: int) -> None:
     """The batch sizes that a data module announces, before any of its data is read."""
     episodes = getattr(data, "rollout_batch_size", None)

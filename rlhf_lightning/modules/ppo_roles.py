@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
@@ -17,10 +18,14 @@ from rlhf_lightning.models import (
     TokenLogprobs,
     adapter_active,
     adapter_modules,
+    base_fingerprint,
+    from_first,
     has_adapters,
+    loaded_by_first,
+    shard,
     trainable,
 )
-from rlhf_lightning.modules.ppo_state import frozen_copy
+from rlhf_lightning.modules.ppo_state import frozen_copy, reference_fingerprint
 
 Sharing = Literal["separate", "shared"]
 
@@ -32,6 +37,7 @@ class Roles(NamedTuple):
     reference: Any
     value: Any
     reference_logprobs: TokenLogprobs
+    reference_fingerprint: str
 
 
 def make_roles(
@@ -42,8 +48,9 @@ def make_roles(
     value: Callable[[], ScalarModel] | None,
     reward: Any,
     temperature: float,
+    mesh: DeviceMesh | None = None,
 ) -> Roles:
-    """Make every role once.
+    """Make every role once; with a ``mesh``, share its weights among the processes.
 
     ``separate``: each is a model; the reference is a frozen copy of the first policy. ``shared``: the policy is an
     adapter on a frozen base, which without it is the reference; with a :class:`~rlhf_lightning.models.SharedReward`
@@ -52,7 +59,8 @@ def make_roles(
     Raises:
         UserError: shared roles without an adapter, or one that belongs to another base.
     """
-    own = trainable(policy(), role="policy")
+    with loaded_by_first(mesh is not None):
+        own = trainable(policy(), role="policy")
     together = isinstance(reward, SharedReward)
     if sharing == "separate" and together:
         raise UserError("module.reward shares the policy's base, which module.roles=separate does not offer")
@@ -62,12 +70,19 @@ def make_roles(
     if value is None:
         made = None
     elif not together:
-        made = trainable(value(), role="value model")
+        with loaded_by_first(mesh is not None):
+            made = shard(trainable(value(), role="value model"), mesh)
     if sharing == "shared" and reference is None:
         without = functools.partial(adapter_active, own, None)
-        return Roles(own, None, made, TokenLogprobs(own, temperature=temperature, within=without))
-    frozen = frozen_copy(own if reference is None else reference())
-    return Roles(own, frozen, made, TokenLogprobs(frozen, temperature=temperature))
+        logprobs = TokenLogprobs(own, temperature=temperature, within=without)
+        return Roles(own, None, made, logprobs, base_fingerprint(own))
+    with loaded_by_first(mesh is not None):
+        frozen = frozen_copy(own if reference is None else reference())
+    fingerprint = from_first(mesh is not None, lambda: reference_fingerprint(frozen))
+    if mesh is not None and hasattr(reward, "shard"):
+        reward.shard(mesh)
+    logprobs = TokenLogprobs(shard(frozen, mesh), temperature=temperature)
+    return Roles(shard(own, mesh), frozen, made, logprobs, fingerprint)
 
 
 def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Module]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError
@@ -28,14 +30,15 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Add counters, KL coefficient and the state of randomness. Frozen roles are left out: the factories make them
     again, and a fingerprint tells whether they made the same."""
-    weights = checkpoint["state_dict"]
-    checkpoint["state_dict"] = {key: value for key, value in weights.items() if not key.startswith(FROZEN)}
     leave_out_base(module, checkpoint)
+    states = module.saved_random_states
+    if module.generator is not None:
+        states = [state.cpu() for state in module.world.objects(module.generator.get_state())]
     checkpoint["ppo"] = {
         "iterations": module.iterations,
         "kl_coef": float(module.kl_coef),
-        "generator": module.saved_random_state if module.generator is None else module.generator.get_state(),
-        "reference": _reference(module),
+        "generators": states,  # one for each rank
+        "reference": module.reference_fingerprint,
     }
 
 
@@ -48,7 +51,7 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     state = checkpoint.get("ppo")
     if state is None:
         raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
-    mine = _reference(module)
+    mine = module.reference_fingerprint
     if state["reference"] != mine:
         raise UserError(
             f"the checkpoint was trained against reference {state['reference']}, this run's is {mine}: "
@@ -56,18 +59,50 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
         )
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
-    module.saved_random_state = None if state["generator"] is None else state["generator"].cpu()
+    module.saved_random_states = [saved.cpu() for saved in state["generators"]]
     put_back_base(module, checkpoint)
-    own = module.state_dict()
-    checkpoint["state_dict"] |= {key: value for key, value in own.items() if key.startswith(FROZEN)}
-    check_weights(module, checkpoint["state_dict"])
+    if "state_dict" in checkpoint:  # a sharded one was checked and taken back already
+        check_weights(module, checkpoint["state_dict"])
 
 
-def _reference(module: PPOModule) -> str:
-    """A fingerprint of the reference, which with shared roles is the policy's base. An adapter that has learned nothing
-    yet is no part of it: its first factor is random."""
-    reference = module.policy if module.reference is None else module.reference
+def keep_frozen_apart(module: nn.Module) -> None:
+    """Let frozen roles be no part of a module's state, neither saved nor asked for."""
+    # torch leaves both untyped
+    module.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]
+
+
+def _leave_out(module: nn.Module, weights: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in weights if name.removeprefix(prefix).startswith(FROZEN)]:
+        del weights[name]
+
+
+def _fill_in(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    for role, child in module.named_children():
+        if f"{role}." in FROZEN:
+            weights.update(child.state_dict(prefix=f"{prefix}{role}."))
+
+
+def random_stream(module: PPOModule) -> torch.Generator:
+    """The source of randomness of this rank, where the checkpoint that a run goes on from left it. A rank that was not
+    there then begins anew."""
+    generator = torch.Generator(module.device).manual_seed(rank_seed(module.seed, module.world.rank))
+    if module.world.rank < len(module.saved_random_states):
+        generator.set_state(module.saved_random_states[module.world.rank])
+    return generator
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """A seed of its own for every rank; rank 0 keeps the given one."""
+    if rank == 0:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{rank}".encode(), digest_size=7).digest(), "big")
+
+
+def reference_fingerprint(reference: nn.Module) -> str:
+    """A fingerprint of a reference of its own. An adapter that has learned nothing yet is no part of it: its first
+    factor is random."""
     if not has_adapters(reference):
         return weights_fingerprint(reference)
     learned = any(weight.any() for name, weight in reference.named_parameters() if "lora_B" in name)
-    return weights_fingerprint(reference) if learned and module.reference is not None else base_fingerprint(reference)
+    return weights_fingerprint(reference) if learned else base_fingerprint(reference)

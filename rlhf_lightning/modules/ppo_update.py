@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 def update(module: PPOModule, trajectory: Trajectory, text: TokenBatch | None) -> dict[str, Tensor]:
     """``epochs`` passes over the episodes, one optimizer step a minibatch; mean statistics of the steps.
 
-    Every pass shuffles the episodes and gives each minibatch its share of the pretraining text.
+    Every pass shuffles the episodes and gives each minibatch its share of the pretraining text. Episodes and text are
+    those of all ranks, in the same order on each; a rank computes its part of every minibatch.
     """
     episodes, text_rows = len(trajectory.input_ids), None if text is None else len(text.lengths)
     check_batch_sizes(episodes=episodes, minibatch_size=module.minibatch_size, text_rows=text_rows)
     steps: list[dict[str, Tensor]] = []
     for _ in range(module.epochs):
-        order = torch.randperm(episodes, generator=module.generator, device=module.device)
+        # The ranks' generators differ, and they must agree on the order.
+        order = module.world.first(torch.randperm(episodes, generator=module.generator, device=module.device))
         minibatches = torch.split(order, module.minibatch_size)
         shares = torch.arange(text_rows or 0, device=module.device).chunk(len(minibatches))
         epoch = []
@@ -45,7 +47,9 @@ def update(module: PPOModule, trajectory: Trajectory, text: TokenBatch | None) -
 
 def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch | None) -> dict[str, Tensor]:
     """Gradients of the PPO losses and of γ_ptx times the pretraining loss, summed over micro-batches, and one
-    optimizer step. Denominators are those of the whole minibatch, so sums of losses are its losses."""
+    optimizer step. Denominators are those of the whole minibatch, so sums of losses over micro-batches and ranks are
+    its losses."""
+    world = module.world
     sums: dict[str, Tensor] = {}
 
     def add(**statistics: Tensor) -> None:
@@ -53,25 +57,35 @@ def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch |
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
     tokens = trajectory.mask.sum()
-    for rows in micro_batches(trajectory.lengths, module.micro_batch_size):
+    for rows, counts in world.in_step(_own_micro_batches(module, trajectory.lengths)):
         part = trajectory.rows(rows)
         policy_loss, statistics = module.policy_loss(part, tokens)
-        module.manual_backward(policy_loss)
-        add(policy_loss=policy_loss, **statistics)
+        world.backward(module, policy_loss, counts=counts)
+        if counts:
+            add(policy_loss=policy_loss, **statistics)
         if module.value is not None:
             # A user's own value model has no adapter to switch on.
             with getattr(module.value, "active", nullcontext)():
                 value_loss = module.value_loss(part, tokens)
-                module.manual_backward(module.value_coef * value_loss)
-            add(value_loss=value_loss)
+                world.backward(module, module.value_coef * value_loss, counts=counts)
+            if counts:
+                add(value_loss=value_loss)
     if text is not None:
         labels = text.loss_mask.sum()
-        for rows in micro_batches(text.lengths, module.micro_batch_size):
+        for rows, counts in world.in_step(_own_micro_batches(module, text.lengths)):
             ptx_loss = module.ptx_loss(token_rows(text, rows), labels)
-            module.manual_backward(module.ptx_coef * ptx_loss)
-            add(ptx_loss=ptx_loss)
-    sums["grad_norm"] = clip_and_step(module.optimizers(), module.max_grad_norm)
+            world.backward(module, module.ptx_coef * ptx_loss, counts=counts)
+            if counts:
+                add(ptx_loss=ptx_loss)
+    sums = world.totals(sums)
+    sums["grad_norm"] = clip_and_step(module.optimizers(), module.max_grad_norm, world)
     return sums
+
+
+def _own_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
+    """This rank's rows of a minibatch, in micro-batches."""
+    own = module.world.share(torch.arange(len(lengths), device=lengths.device))
+    return [own[rows] for rows in micro_batches(lengths[own], module.micro_batch_size)]
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

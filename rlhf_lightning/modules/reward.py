@@ -12,7 +12,16 @@ from torch import Tensor
 from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
-from rlhf_lightning.models import PromptTreeStates, ScalarModel, check_vocabulary, trainable
+from rlhf_lightning.models import (
+    PromptTreeStates,
+    ScalarModel,
+    check_vocabulary,
+    loaded_by_first,
+    shard,
+    sharded_like,
+    through,
+    trainable,
+)
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import (
     by_length,
@@ -32,6 +41,7 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
+from rlhf_lightning.modules.world import World
 
 
 class RewardModule(L.LightningModule):
@@ -87,17 +97,21 @@ class RewardModule(L.LightningModule):
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
         self.share_prompt = share_prompt
+        self.world = World()
         self.reward_model: Any = None
 
     def configure_model(self) -> None:
         """Make the reward model, once."""
         if self.reward_model is None:
-            self.reward_model = trainable(self._reward_model_factory(), role="reward model")
+            with loaded_by_first(self.device_mesh is not None):
+                reward_model = trainable(self._reward_model_factory(), role="reward model")
+            self.reward_model = shard(reward_model, self.device_mesh)
             self._tree_states = PromptTreeStates(self.reward_model.model)
 
     def setup(self, stage: str) -> None:
-        """Refuse what this module cannot do yet."""
+        """Refuse what this module cannot do yet; look who else trains."""
         check_trainer(self.trainer)
+        self.world = World.of(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """One optimizer; the schedule is stepped after each optimizer step."""
@@ -130,8 +144,9 @@ class RewardModule(L.LightningModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> dict[str, Tensor]:
         """One optimizer step over all micro-batches of the batch."""
         optimizer: Any = self.optimizers()
-        loss, accuracy = self._loss(batch, backward=True)
-        grad_norm = clip_and_step(optimizer, self.max_grad_norm)
+        found = self._loss(batch, backward=True)
+        loss, accuracy = found["loss"], found["correct"] / found["pairs"].clamp(min=1)
+        grad_norm = clip_and_step(optimizer, self.max_grad_norm, self.world)
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
         self.log("train/loss", loss, prog_bar=True)
@@ -151,9 +166,10 @@ class RewardModule(L.LightningModule):
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Loss over prompts; accuracy over pairs."""
-        loss, accuracy = self._loss(batch, backward=False)
-        self.log("val/loss", loss, prog_bar=True, batch_size=int((pairs_per_prompt(batch) > 0).sum()))
-        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=batch.better.numel())
+        found = self._loss(batch, backward=False)
+        accuracy = found["correct"] / found["pairs"].clamp(min=1)
+        self.log("val/loss", found["loss"], prog_bar=True, batch_size=int(found["prompts"]), sync_dist=True)
+        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=int(found["pairs"]), sync_dist=True)
 
     def on_train_end(self) -> None:
         """Shift the demonstrations' mean score to 0."""
@@ -177,22 +193,30 @@ class RewardModule(L.LightningModule):
             ]
         )
         head = self.reward_model.head
-        bias: Tensor = -head(features).double().mean()
-        shift = bias * centering_direction(features)
-        head.weight += shift.to(head.weight.dtype)
+        bias: Tensor = -through(self.reward_model, head, features).double().mean()
+        shift = (bias * centering_direction(features)).to(head.weight.dtype)
+        head.weight += sharded_like(head.weight, shift.view_as(head.weight))
         return bias
 
     def _scores(self, part: ComparisonBatch) -> Tensor:
-        if not self.share_prompt:
-            return by_length(self.score, part.input_ids, part.lengths)
+        if self.share_prompt:
+            scores: Tensor = through(self.reward_model, self._tree_scores, part)
+            return scores
+        if self.world.sharded:  # one pass on every rank, whatever the lengths
+            return self.score(part.input_ids, part.lengths)
+        return by_length(self.score, part.input_ids, part.lengths)
+
+    def _tree_scores(self, part: ComparisonBatch) -> Tensor:
         scores: Tensor = self.reward_model.head(self._tree_states(part.input_ids, part.lengths, part.group)).squeeze(-1)
         return scores
 
-    def _loss(self, batch: ComparisonBatch, *, backward: bool) -> tuple[Tensor, Tensor]:
-        """Loss and pair accuracy of the batch, prompt by prompt in micro-batches."""
-        prompts = (pairs_per_prompt(batch) > 0).sum()
-        total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for chosen in micro_batches(longest_per_prompt(batch), self.micro_batch_size):
+    def _loss(self, batch: ComparisonBatch, *, backward: bool) -> dict[str, Tensor]:
+        """``loss`` of the batch over all ranks, ``correct`` pairs of its ``pairs``, and ``prompts`` that have a pair,
+        computed prompt by prompt in micro-batches."""
+        sizes = {"prompts": (pairs_per_prompt(batch) > 0).sum(), "pairs": torch.tensor(batch.better.numel())}
+        sizes = self.world.totals({name: size.to(self.device) for name, size in sizes.items()})
+        sums = {name: torch.zeros((), device=self.device) for name in ("loss", "correct")}
+        for chosen, counts in self.world.in_step(micro_batches(longest_per_prompt(batch), self.micro_batch_size)):
             part = comparison_rows(batch, chosen)
             scores = self._scores(part)
             loss = ranking_loss(
@@ -201,10 +225,11 @@ class RewardModule(L.LightningModule):
                 part.worse,
                 part.pair_group,
                 pairs_of_prompt=pairs_per_prompt(part),
-                prompts=prompts,
+                prompts=sizes["prompts"],
             )
             if backward:
-                self.manual_backward(loss)
-            total += loss.detach()
-            correct += (scores[part.better] > scores[part.worse]).sum()
-        return total, correct / max(batch.better.numel(), 1)
+                self.world.backward(self, loss, counts=counts)
+            if counts:
+                sums["loss"] += loss.detach()
+                sums["correct"] += (scores[part.better] > scores[part.worse]).sum()
+        return self.world.totals(sums) | sizes

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from rlhf_lightning.data import PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
-from rlhf_lightning.models import PackedStates, TokenLogprobs, check_vocabulary, trainable
+from rlhf_lightning.models import (
+    PackedStates,
+    TokenLogprobs,
+    check_vocabulary,
+    loaded_by_first,
+    shard,
+    through,
+    trainable,
+)
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
@@ -26,6 +34,7 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
+from rlhf_lightning.modules.world import World
 
 
 class SFTModule(L.LightningModule):
@@ -78,18 +87,22 @@ class SFTModule(L.LightningModule):
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
+        self.world = World()
         self.policy: Any = None
 
     def configure_model(self) -> None:
         """Make the policy, once."""
         if self.policy is None:
-            self.policy = trainable(self._policy_factory(), role="policy")
+            with loaded_by_first(self.device_mesh is not None):
+                policy = trainable(self._policy_factory(), role="policy")
+            self.policy = shard(policy, self.device_mesh)
             self._logprobs = TokenLogprobs(self.policy)
             self._packed_states = PackedStates(self.policy)
 
     def setup(self, stage: str) -> None:
-        """Refuse what this module cannot do yet."""
+        """Refuse what this module cannot do yet; look who else trains."""
         check_trainer(self.trainer)
+        self.world = World.of(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """One optimizer; the schedule is stepped after each optimizer step."""
@@ -118,20 +131,16 @@ class SFTModule(L.LightningModule):
         """``−Σ log π / count`` over the marked tokens of ``batch``; ``count`` is that of the whole batch."""
         hidden = None
         if isinstance(batch, PackedBatch):
-            hidden = self._packed_states(batch.input_ids, batch.lengths, batch.position_ids)
+            packed = (batch.input_ids, batch.lengths, batch.position_ids)
+            hidden = through(self.policy, self._packed_states, *packed)
         logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask, hidden=hidden)
         return cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
 
     def training_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> dict[str, Tensor]:
         """One optimizer step over all micro-batches of the batch."""
         optimizer: Any = self.optimizers()
-        count = batch.loss_mask.sum()
-        total = torch.zeros((), device=self.device)
-        for rows in micro_batches(batch.lengths, self.micro_batch_size):
-            loss = self.loss(token_rows(batch, rows), count)
-            self.manual_backward(loss)
-            total += loss.detach()
-        grad_norm = clip_and_step(optimizer, self.max_grad_norm)
+        total, _ = self._loss(batch, backward=True)
+        grad_norm = clip_and_step(optimizer, self.max_grad_norm, self.world)
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
         self.log("train/loss", total, prog_bar=True)
@@ -150,8 +159,17 @@ class SFTModule(L.LightningModule):
 
     def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:
         """Mean loss per token, weighted by tokens over the batches."""
-        count = batch.loss_mask.sum()
+        total, count = self._loss(batch, backward=False)
+        self.log("val/loss", total, prog_bar=True, batch_size=int(count), sync_dist=True)
+
+    def _loss(self, batch: TokenBatch | PackedBatch, *, backward: bool) -> tuple[Tensor, Tensor]:
+        """Loss of the batch over all ranks and its number of labels."""
+        count = self.world.total(batch.loss_mask.sum())
         total = torch.zeros((), device=self.device)
-        for rows in micro_batches(batch.lengths, self.micro_batch_size):
-            total += self.loss(token_rows(batch, rows), count)
-        self.log("val/loss", total, prog_bar=True, batch_size=int(count))
+        for rows, counts in self.world.in_step(micro_batches(batch.lengths, self.micro_batch_size)):
+            loss = self.loss(token_rows(batch, rows), count)
+            if backward:
+                self.world.backward(self, loss, counts=counts)
+            if counts:
+                total += loss.detach()
+        return self.world.total(total), count

@@ -1,0 +1,118 @@
+"""Weights sharded over processes with FSDP2, block by block."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_RUN = "run_sharded"
+
+
+def shard(model: Model, mesh: DeviceMesh | None) -> Model:
+    """Shard a model over ``mesh``; ``None``, where nothing is sharded, leaves it as it is.
+
+    Every transformer block is a unit of its own, gathered while it is read and freed behind it; embeddings, norms and
+    heads outside the blocks are the last unit. A backward pass averages gradients over the processes as it goes.
+
+    All begin with the weights and buffers of the first process, which are sent unit by unit. The others may hold
+    meta tensors until then (:func:`~rlhf_lightning.models.loaded_by_first`).
+
+    Args:
+        model: of transformers, or a :class:`~rlhf_lightning.models.ScalarModel`; changed in place.
+        mesh: of Lightning's ``ModelParallelStrategy``, which has it under ``LightningModule.device_mesh``.
+    """
+    if mesh is None:
+        return model
+    mesh = mesh["data_parallel"]
+    device = torch.device("cpu" if mesh.device_type == "cpu" else f"cuda:{torch.cuda.current_device()}")
+    # Also behind the last unit: what a rollout left gathered would be stale after the next optimizer step.
+    units: list[nn.Module] = [*_blocks(model), model]
+    for unit in units:
+        _send(unit, device)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    setattr(model, _RUN, types.MethodType(_run, model))
+    register_fsdp_forward_method(model, _RUN)
+    return model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a pass through the model is a collective."""
+    return isinstance(model, FSDPModule)
+
+
+def through(model: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` while the model's own weights can be read.
+
+    Of a sharded model, a call of the model gathers them and a call of one of its parts does not: what reads parts, such
+    as the head alone, stands in a function that runs through here. Within it, the model itself is not to be called.
+    """
+    run = getattr(model, _RUN, None)
+    return function(*arguments) if run is None else run(function, *arguments)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    found = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any of the processes."""
+    return largest(int(flag)) > 0
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, in full on every process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(weight: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor that every process has in full, sharded as ``weight`` is, if it is."""
+    if not isinstance(weight, DTensor):
+        return tensor
+    return distribute_tensor(tensor, weight.device_mesh, weight.placements)
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The state of a sharded model in full, on the CPU of the first process; the others' is empty. A collective."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _run(model: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks: the entries of the module list that holds the most weights."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=None)
+    return [] if largest is None else list(largest)
+
+
+def _send(unit: nn.Module, device: torch.device) -> None:
+    """Put the first process's weights and buffers into everyone's unit, on ``device``; what is sharded already stays.
+    A weight that stands in two places stays one."""
+    sent: dict[int, Any] = {}
+    for module in unit.modules():
+        places = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, old in places:
+            if isinstance(old, DTensor):
+                continue
+            if id(old) not in sent:
+                new = (torch.empty_like(old, device=device) if old.is_meta else old.detach().to(device)).contiguous()
+                dist.broadcast(new, src=0)
+                # The old one is kept beside it, so that its id is not given to another.
+                sent[id(old)] = old, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, name, sent[id(old)][1])
