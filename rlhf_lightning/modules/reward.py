@@ -134,7 +134,7 @@ class RewardModule(L.LightningModule):
         check_context(self.reward_model.model, data)
         if self.share_prompt:
             with self.trainer.precision_plugin.forward_context():
-                self._tree_states.check()
+                through(self.reward_model, self._tree_states.check)
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [n] of right-padded sequences [n, s]."""

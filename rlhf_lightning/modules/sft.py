@@ -125,7 +125,7 @@ class SFTModule(L.LightningModule):
         check_context(self.policy, data)
         if getattr(data, "packing", None) is not None:
             with self.trainer.precision_plugin.forward_context():
-                self._packed_states.check()
+                through(self.policy, self._packed_states.check)
 
     def loss(self, batch: TokenBatch | PackedBatch, count: Tensor) -> Tensor:
         """``−Σ log π / count`` over the marked tokens of ``batch``; ``count`` is that of the whole batch."""

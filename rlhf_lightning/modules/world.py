@@ -88,13 +88,11 @@ class World(NamedTuple):
         """This rank's part of rows that all ranks know, as equal as can be."""
         return rows[len(rows) * self.rank // self.size : len(rows) * (self.rank + 1) // self.size]
 
-    def in_step(self, parts: list[Part]) -> Iterator[tuple[Part, bool]]:
+    def in_step(self, parts: list[Part]) -> list[tuple[Part, bool]]:
         """The parts, each with whether it counts. Where passes are collectives, a rank with fewer parts than another
         repeats its last one, which does not count."""
-        yield from ((part, True) for part in parts)
-        if self.sharded and self.size > 1:
-            most = max(self.objects(len(parts)))
-            yield from ((parts[-1], False) for _ in range(most - len(parts)))
+        missing = max(self.objects(len(parts))) - len(parts) if self.sharded else 0  # asked before the first pass
+        return [*((part, True) for part in parts), *[(parts[-1], False)] * missing]
 
     def backward(self, module: Any, loss: Tensor, *, counts: bool = True) -> None:
         """Add the gradient of ``loss``, a part of the sum over all ranks.

@@ -1,0 +1,126 @@
+"""Starting a few processes that train together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("worker.py")
+WORDS = ("cat", "dog", "sun", "rain", "tree", "boat", "a bird", "the old man", "red", "is it big?", "go!", "sea")
+
+
+def start(world: int, plan: list[dict[str, Any]], out: Path) -> list[subprocess.Popen[str]]:
+    """Start ``world`` processes on a plan; see worker.py."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "plan.json").write_text(json.dumps(plan))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(out / "plan.json"), str(out)],
+            # What Lightning reads of a launcher that makes one process for each device.
+            env=os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            cwd=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]], *, limit: float = 240) -> None:
+    """Wait for all; one that fails is shown."""
+    try:
+        errors = [process.communicate(timeout=limit)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [error[-3000:] for process, error in zip(processes, errors, strict=True) if process.returncode]
+    assert not failed, "\n\n".join(failed)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Data of every stage, with lengths that differ much."""
+    folder = tmp_path_factory.mktemp("distributed")
+    answers = ["yes", "no, not at all", "maybe. ask again", "a"]
+    ranks = [[1, 2], [2, 1, 3], [1, 1, 2, 3], [1, 1], [3, 2, 1], [4, 3, 2, 1]]
+    prompts = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "demonstrations": [{"prompt": p, "response": answers[i % 4] * (1 + i % 3)} for i, p in enumerate(prompts)],
+        "held_out": [{"prompt": p, "response": answers[i % 4]} for i, p in enumerate(prompts[:13])],
+        "comparisons": [
+            {
+                "prompt": p,
+                "responses": [f"{a} {p}"[: 3 + i % 9] + str(n) * 0 + "!" * n for n, a in enumerate(answers)][
+                    : len(ranks[i % 6])
+                ],
+                "ranks": ranks[i % 6],
+            }
+            for i, p in enumerate(prompts)
+        ],
+        "prompts": [{"prompt": p} for p in prompts],
+        "validation": [{"prompt": p} for p in prompts[:6]],
+        "text": [{"text": f"{p} and {p}."} for p in prompts],
+    }
+    paths = {}
+    for name, content in rows.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        paths[name] = str(path)
+    return paths
+
+
+Loaded = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., None]:
+    """Run a plan on so many processes and wait for them."""
+    return lambda world, plan, out, limit=240: finish(start(world, plan, out), limit=limit)
+
+
+@pytest.fixture(scope="session")
+def plan(causal_lm_folders: dict[str, Path], files: dict[str, str]) -> Callable[..., dict[str, Any]]:
+    """A step of a plan on one of the tiny models."""
+
+    def make(name: str, scenario: str, strategy: str, *, model: str = "llama", **options: Any) -> dict[str, Any]:
+        own = {"name": name, "scenario": scenario, "strategy": strategy}
+        return own | {"model": str(causal_lm_folders[model]), "files": files} | options
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Every stage trained by one process and by two, ``trained(name, rank)``; two launches for all tests."""
+    out = tmp_path_factory.mktemp("trained")
+    stages = {
+        "sft": {"model": "gpt2"},
+        "packed": {"model": "llama"},
+        "reward": {"model": "llama"},
+        "ppo": {"model": "gpt2"},
+    }
+    alone = [plan(f"{stage}-one", stage, "auto", **options) for stage, options in stages.items()]
+    together = [
+        plan(f"{stage}-{strategy}", stage, strategy, **options)
+        for strategy in ("ddp", "fsdp2")
+        for stage, options in stages.items()
+    ]
+    finish([*start(1, alone, out / "one"), *start(2, together, out / "two")])
+
+    def load(name: str, rank: int = 0) -> Any:
+        return torch.load(out / ("one" if name.endswith("-one") else "two") / f"{name}.{rank}.pt", weights_only=False)
+
+    return load

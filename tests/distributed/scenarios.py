@@ -1,0 +1,195 @@
+"""What the processes of test_*.py do; every function returns plain values and tensors that the tests compare."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor
+
+from rlhf_lightning.data import ComparisonDataModule, DemonstrationDataModule, Encoder, PromptBatch, PromptDataModule
+from rlhf_lightning.models import Generation, generate, load_causal_lm, load_scalar_model, whole
+from rlhf_lightning.modules import PPOModule, RewardModule, SFTModule
+
+
+class Watch(L.Callback):
+    """Keeps the logged metrics of every step, the optimizer's state and the weights at the beginning and the end."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.outputs: list[Any] = []
+        self.begin: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begin = state(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.outputs.append(outputs)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.end = state(pl_module)
+        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def state(module: L.LightningModule) -> dict[str, Tensor]:
+    """Weights of the roles and moments of the optimizer, in full, by name."""
+    found = {}
+    optimizer: Any = module.optimizers()
+    for name, parameter in module.named_parameters():
+        found[name] = whole(parameter.detach()).clone()
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            if torch.is_tensor(value):
+                found[f"{name}/{moment}"] = whole(value.detach()).clone()
+    return found
+
+
+def trainer(strategy: str, world: int, *callbacks: L.Callback, folder: str = ".", **options: Any) -> L.Trainer:
+    strategies: dict[str, Any] = {
+        "auto": lambda: "auto",
+        "ddp": DDPStrategy,
+        "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1),
+    }
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": world,
+        "strategy": strategies[strategy](),
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "inference_mode": False,
+        "num_sanity_val_steps": 0,
+        "callbacks": list(callbacks),
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+    }
+    return L.Trainer(**settings | options)
+
+
+def result(watch: Watch) -> dict[str, Any]:
+    return {"steps": watch.steps, "begin": watch.begin, "end": watch.end}
+
+
+def sft(*, world: int, strategy: str, model: str, files: dict[str, str], **options: Any) -> dict[str, Any]:
+    """Three steps of 8 demonstrations, two at a time, and a validation whose batches do not divide evenly."""
+    module = SFTModule(
+        policy=lambda: load_causal_lm(name=model),
+        learning_rate=3e-4,
+        micro_batch_size=2,
+        max_grad_norm=0.5,
+        weight_decay=0.1,
+    )
+    data = DemonstrationDataModule(
+        encoder=Encoder.from_pretrained(model),
+        train=files["demonstrations"],
+        validation=files["held_out"],
+        batch_size=8,
+        **options,
+    )
+    watch = Watch()
+    trainer(strategy, world, watch, max_steps=3).fit(module, data)
+    return result(watch)
+
+
+def packed(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
+    """The same with several demonstrations in a row, of which ranks get different numbers."""
+    return sft(world=world, strategy=strategy, model=model, files=files, packing=64)
+
+
+def reward(*, world: int, strategy: str, model: str, files: dict[str, str], **options: Any) -> dict[str, Any]:
+    """Three steps of 8 prompts with 2 to 4 completions, and the bias."""
+    module = RewardModule(
+        reward_model=lambda: load_scalar_model(name=model, head="new"),
+        learning_rate=3e-4,
+        micro_batch_size=2,
+        max_grad_norm=0.5,
+        **options,
+    )
+    data = ComparisonDataModule(
+        encoder=Encoder.from_pretrained(model),
+        train=files["comparisons"],
+        validation=files["comparisons"],
+        demonstrations=files["held_out"],
+        batch_size=8,
+    )
+    watch = Watch()
+    trainer(strategy, world, watch, max_steps=3).fit(module, data)
+    return result(watch) | {"head": whole(module.reward_model.head.weight.detach())}
+
+
+class Reproducible(PPOModule):
+    """Samples each response from a stream that belongs to its prompt, so that it does not depend on the rank."""
+
+    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
+        found = []
+        for row, length in zip(prompts.input_ids, prompts.lengths.tolist(), strict=True):
+            ids = row[:length]
+            seed = int.from_bytes(hashlib.blake2b(f"{self.iterations}{ids.tolist()}".encode()).digest()[:4], "big")
+            found.append(
+                generate(
+                    self.policy,
+                    ids[None],
+                    torch.tensor([length]),
+                    max_new_tokens=self.max_new_tokens,
+                    eos_token_id=self.encoder.eos_token_id,
+                    pad_token_id=self.encoder.pad_token_id,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+            )
+        ids = torch.full((len(found), self.max_new_tokens), self.encoder.pad_token_id)
+        for row, one in zip(ids, found, strict=True):
+            row[: one.response_ids.shape[1]] = one.response_ids[0]
+        lengths = torch.cat([one.lengths for one in found])
+        return Generation(ids[:, : int(lengths.max())], lengths, torch.cat([one.finished for one in found]))
+
+
+def vowels(prompts: list[str], responses: list[str]) -> list[float]:
+    return [sum(letter in "aeiou" for letter in response) / 4 for response in responses]
+
+
+def ppo_module(model: str, *, cls: type[PPOModule] = PPOModule, **options: Any) -> PPOModule:
+    settings: dict[str, Any] = {
+        "policy": lambda: load_causal_lm(name=model),
+        "value": lambda: load_scalar_model(name=model, head="new"),
+        "reward": vowels,
+        "encoder": Encoder.from_pretrained(model),
+        "max_new_tokens": 6,
+        "minibatch_size": 4,
+        "micro_batch_size": 1,
+        "epochs": 2,
+        "ptx_coef": 0.5,
+        "kl_coef": 0.1,
+        "learning_rate": 3e-4,
+        "value_learning_rate": 3e-4,
+        "max_grad_norm": 0.5,
+        "whiten_rewards": True,
+        "warmup_iterations": 0,
+    }
+    return cls(**settings | options)
+
+
+def ppo_data(model: str, files: dict[str, str], **options: Any) -> PromptDataModule:
+    settings: dict[str, Any] = {
+        "encoder": Encoder.from_pretrained(model),
+        "train": files["prompts"],
+        "text": files["text"],
+        "rollout_batch_size": 8,
+        "iterations": 3,
+        "ptx_ratio": 1,
+        "text_block": 12,
+    }
+    return PromptDataModule(**settings | options)
+
+
+def ppo(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
+    """Three iterations of PPO-ptx with two epochs of two minibatches, and a validation."""
+    module = ppo_module(model, cls=Reproducible)
+    watch = Watch()
+    trainer(strategy, world, watch).fit(module, ppo_data(model, files, validation=files["validation"]))
+    rollouts = [output["rollout"] for output in watch.outputs]
+    return result(watch) | {"responses": [r.responses for r in rollouts], "prompts": [r.prompts for r in rollouts]}

@@ -1,0 +1,49 @@
+"""Two processes compute what one does: losses, metrics and updated weights, replicated and sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("stage", ["sft", "packed", "reward", "ppo"])
+def test_losses_metrics_and_weights_are_those_of_one_process(
+    trained: Callable[..., Any], stage: str, strategy: str
+) -> None:
+    one, two = trained(f"{stage}-one"), trained(f"{stage}-{strategy}")
+    assert one["begin"].keys() == two["begin"].keys()
+    assert all(torch.equal(one["begin"][name], two["begin"][name]) for name in one["begin"])
+    assert len(one["steps"]) == len(two["steps"]) == 4  # three steps and the end
+    for mine, other in zip(one["steps"], two["steps"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-5, rel=1e-5)
+    weights = [name for name in one["begin"] if "/" not in name]
+    moved = [float((one["end"][name] - one["begin"][name]).abs().max()) for name in weights]
+    assert max(moved) > 1e-4, "a run that moved nothing shows nothing"
+    for name, weight in one["end"].items():
+        torch.testing.assert_close(weight, two["end"][name], atol=1e-5, rtol=0.0, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("stage", ["sft", "packed", "reward", "ppo"])
+def test_both_processes_end_with_the_same(trained: Callable[..., Any], stage: str, strategy: str) -> None:
+    first, second = (trained(f"{stage}-{strategy}", rank) for rank in (0, 1))
+    assert first["steps"] == second["steps"]
+    assert all(torch.equal(first["end"][name], second["end"][name]) for name in first["end"])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_responses_are_those_of_one_process(trained: Callable[..., Any], strategy: str) -> None:
+    one, two = trained("ppo-one"), trained(f"ppo-{strategy}")
+    assert one["prompts"] == two["prompts"]
+    assert one["responses"] == two["responses"]
+    assert len({response for step in one["responses"] for response in step}) > 6
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_the_bias_of_the_reward_is_that_of_one_process(trained: Callable[..., Any], strategy: str) -> None:
+    one, two = trained("reward-one"), trained(f"reward-{strategy}")
+    torch.testing.assert_close(one["head"], two["head"], atol=1e-5, rtol=0.0)
