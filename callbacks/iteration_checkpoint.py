@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from rlhf_lightning.callbacks.episodes import iterations_done
+from rlhf_lightning.callbacks.preemption import REQUEUE, Preemption
 from rlhf_lightning.callbacks.random_state import capture_random_state, restore_random_state
 from rlhf_lightning.callbacks.resume_point import settle
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.modules import World
 from rlhf_lightning.modules.checkpoints import checkpoint_name, complete_checkpoints
 
 PARTIAL = re.compile(r"\.iteration-\d{6,}\.ckpt\.partial")
@@ -32,20 +36,46 @@ class IterationCheckpoint(Checkpoint):
     ``data.iterations`` is raised. A validation that was due right after the saved iteration and did not finish is not
     made up for.
 
+    With sharded weights a checkpoint is a folder to which every process writes its part; any number of processes with
+    sharded weights can go on from it, as any number of replicas can from a file. Weights, optimizer, schedule and the
+    order of data are then exact; the random streams of a process that is new begin anew.
+
+    On SIGTERM (a machine is taken away, a time limit comes near) the iteration is brought to its end, saved, and the
+    process leaves with code 75, which asks to be started again.
+
     Args:
         folder: where to.
         every: iterations from one checkpoint to the next.
         keep_last: how many to keep.
+        monitor: a metric by which the ``keep_best`` best checkpoints are kept beside them; ``None``: none.
+        mode: whether a smaller (``min``) or a larger (``max``) value of it is better.
+        keep_best: how many.
     """
 
-    def __init__(self, *, folder: str | Path, every: int = 1, keep_last: int = 2) -> None:
-        for name, count in (("every", every), ("keep_last", keep_last)):
+    def __init__(
+        self,
+        *,
+        folder: str | Path,
+        every: int = 1,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        keep_best: int = 1,
+    ) -> None:
+        for name, count in (("every", every), ("keep_last", keep_last), ("keep_best", keep_best)):
             if count < 1:
                 raise UserError(f"callbacks.checkpoint.{name}={count} must be at least 1")
+        if mode not in ("min", "max"):
+            raise UserError(f"callbacks.checkpoint.mode={mode!r} is neither 'min' nor 'max'")
         self.folder = Path(folder)
         self.every = every
         self.keep_last = keep_last
-        self._random_state: dict[str, Any] | None = None
+        self.monitor = monitor
+        self.mode = mode
+        self.keep_best = keep_best
+        self.values: dict[int, float] = {}
+        self._random_states: list[dict[str, Any]] = []
+        self._preemption = Preemption()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to run over the checkpoints of another run; go on with the saved randomness."""
@@ -59,27 +89,44 @@ class IterationCheckpoint(Checkpoint):
         if trainer.is_global_zero and self.folder.is_dir():
             for path in self.folder.iterdir():
                 if PARTIAL.fullmatch(path.name):
-                    path.unlink()
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-            self._random_state = None
+                    _remove(path)
+        if trainer.global_rank < len(self._random_states):
+            restore_random_state(self._random_states[trainer.global_rank])
+        self._random_states = []
+        self._preemption.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save here and nowhere else: the counters of Lightning's loops then stand behind this batch and before
         everything else. At the end of an epoch that was stopped early they would claim the epoch to be over."""
-        stops = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        preempted = self._preemption.of_any_rank(World.of(trainer))
+        stops = preempted or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
         if trainer.is_last_batch or stops or iterations_done(trainer) % self.every == 0:
             self._save(trainer)
+        if preempted:
+            rank_zero_warn(f"SIGTERM: saved iteration {iterations_done(trainer)}; leaving with code {REQUEUE}")
+            raise SystemExit(REQUEUE)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave signals as they were found."""
+        self._preemption.ignore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The monitored values of the checkpoints that there are."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing."""
+        self.values = dict(state_dict["values"])
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the global random generators."""
-        checkpoint["random_state"] = capture_random_state()
+        """Add the global random generators of every process."""
+        checkpoint["random_states"] = World.of(trainer).objects(capture_random_state())
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep their state for the start of training: what is set up until then draws from them."""
-        self._random_state = checkpoint.get("random_state")
+        self._random_states = checkpoint.get("random_states", [])
         if trainer.state.fn == "fit":
             settle(checkpoint, trainer)
 
@@ -88,15 +135,40 @@ class IterationCheckpoint(Checkpoint):
             return
         for logger in trainer.loggers:
             logger.save()  # what a run that is killed now has logged up to here
-        path = self.folder / checkpoint_name(iterations_done(trainer))
+        iteration = iterations_done(trainer)
+        if self.monitor is not None:
+            self.values[iteration] = self._monitored(trainer)
+        path = self.folder / checkpoint_name(iteration)
         partial = path.with_name(f".{path.name}.partial")
         trainer.save_checkpoint(partial, weights_only=False)
         if not trainer.is_global_zero:
             return
         # Lightning's own save is whole only on one file system, and goes through the system's temporary folder.
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        for part in partial.rglob("*") if partial.is_dir() else [partial]:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():
+            shutil.rmtree(path)
         os.replace(partial, path)
         found = complete_checkpoints(self.folder)
-        for iteration in sorted(found)[: -self.keep_last]:
-            found[iteration].unlink()
+        for surplus in found.keys() - self._kept(sorted(found)):
+            _remove(found[surplus])
+
+    def _kept(self, iterations: list[int]) -> set[int]:
+        known = [iteration for iteration in iterations if iteration in self.values]
+        ranked = sorted(known, key=lambda iteration: self.values[iteration], reverse=self.mode == "max")
+        best = ranked[: self.keep_best] if self.monitor is not None else []
+        return {*iterations[-self.keep_last :], *best}
+
+    def _monitored(self, trainer: L.Trainer) -> float:
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics)) or "none yet"
+            raise UserError(f"callbacks.checkpoint.monitor={self.monitor} is not logged; there are: {known}")
+        return float(trainer.callback_metrics[self.monitor])
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

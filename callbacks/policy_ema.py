@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import ADAPTER, adapter_modules, has_adapters
+from rlhf_lightning.models import ADAPTER, adapter_modules, has_adapters, is_sharded, sharded_like, whole
 
 PREFIX = "policy."
 
@@ -109,28 +109,41 @@ class PolicyEMA(WeightAveraging):
             return
         part: dict[str, Any] = {"state_dict": {}}
         super().on_save_checkpoint(trainer, self._view, part)
-        checkpoint["policy_ema"] = {key: part[key] for key in ("state_dict", "averaging_state")}
+        weights = {}
+        for name, weight in part["state_dict"].items():
+            full = whole(weight)  # of a sharded policy all processes must ask for it, and one writes it
+            if trainer.is_global_zero or full is weight:
+                weights[name] = full if full is weight else full.cpu()
+        checkpoint["policy_ema"] = {"state_dict": weights, "averaging_state": part["averaging_state"]}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the average back; a checkpoint without one begins it anew with its weights, with a warning."""
         if self._view is None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
             return
-        weights = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
-        if isinstance(self._view.policy, nn.ParameterDict):
-            own = {f"{PREFIX}{name.replace('/', '.')}": f"{PREFIX}{name}" for name in self._view.policy}
-            weights = {own[name]: tensor for name, tensor in weights.items() if name in own}
+        held = self._view.state_dict()
         saved = checkpoint.get("policy_ema")
+        if "state_dict" not in checkpoint:  # a sharded one: the policy has its weights already
+            weights = held
+        else:
+            weights = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+            if isinstance(self._view.policy, nn.ParameterDict):
+                own = {f"{PREFIX}{name.replace('/', '.')}": f"{PREFIX}{name}" for name in self._view.policy}
+                weights = {own[name]: tensor for name, tensor in weights.items() if name in own}
+        if saved is not None:
+            average = {name: sharded_like(held[name], weight) for name, weight in saved["state_dict"].items()}
+            saved = saved | {"state_dict": average}
         part = {"state_dict": weights} if saved is None else {"current_model_state": weights, **saved}
         super().on_load_checkpoint(trainer, self._view, part)
 
 
 def _averaged(policy: nn.Module) -> nn.Module:
-    """The policy; of one with an adapter, the adapter's weights alone, since the rest never moves. Their names keep no
-    dots, which a ParameterDict does not take."""
-    if not has_adapters(policy):
+    """The policy; of one with an adapter, the adapter's weights alone, since the rest never moves; of a sharded one,
+    which torch does not copy, its weights. Their names keep no dots, which a ParameterDict does not take."""
+    if not has_adapters(policy) and not is_sharded(policy):
         return policy
-    own = {id(weight) for weight in adapter_modules(policy, ADAPTER).parameters()}
+    averaged = adapter_modules(policy, ADAPTER) if has_adapters(policy) else policy
+    own = {id(weight) for weight in averaged.parameters()}
     return nn.ParameterDict(
         {name.replace(".", "/"): weight for name, weight in policy.named_parameters() if id(weight) in own}
     )

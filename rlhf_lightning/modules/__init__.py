@@ -5,5 +5,6 @@ from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.modules.sft import SFTModule
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory
+from rlhf_lightning.modules.world import World
 
-__all__ = ["Muon", "PPOModule", "RewardModule", "Rollout", "SFTModule", "Trajectory"]
+__all__ = ["Muon", "PPOModule", "RewardModule", "Rollout", "SFTModule", "Trajectory", "World"]

@@ -36,7 +36,8 @@ def put_back_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
                 f"{fingerprint}: give the same model.name and model/quantization, or begin a new run"
             )
     frozen, own = _frozen(module), module.state_dict()
-    checkpoint["state_dict"] |= {name: own[name] for name in own if name in frozen}
+    if frozen:
+        checkpoint["state_dict"] |= {name: own[name] for name in own if name in frozen}
 
 
 def _frozen(module: nn.Module) -> set[str]:

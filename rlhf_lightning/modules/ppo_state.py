@@ -60,9 +60,10 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
     module.saved_random_states = [saved.cpu() for saved in state["generators"]]
+    if module.generator is not None:  # sharded weights are taken back after the fit has begun
+        module.generator = random_stream(module)
     put_back_base(module, checkpoint)
-    if "state_dict" in checkpoint:  # a sharded one was checked and taken back already
-        check_weights(module, checkpoint["state_dict"])
+    check_weights(module, checkpoint)
 
 
 def keep_frozen_apart(module: nn.Module) -> None:

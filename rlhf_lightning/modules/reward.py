@@ -162,7 +162,7 @@ class RewardModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
         put_back_base(self, checkpoint)
-        check_weights(self, checkpoint["state_dict"])
+        check_weights(self, checkpoint)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Loss over prompts; accuracy over pairs."""

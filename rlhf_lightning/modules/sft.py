@@ -155,7 +155,7 @@ class SFTModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
         put_back_base(self, checkpoint)
-        check_weights(self, checkpoint["state_dict"])
+        check_weights(self, checkpoint)
 
     def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:
         """Mean loss per token, weighted by tokens over the batches."""
