@@ -9,7 +9,7 @@ import lightning as L
 from torch import nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import save_model_folder
+from rlhf_lightning.models import is_sharded, save_model_folder, whole_state
 
 
 class HuggingFaceExport(L.Callback):
@@ -47,9 +47,12 @@ class HuggingFaceExport(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder. Lightning calls this only after a fit that came to its end."""
-        # Lightning sets fast_dev_run without declaring it.
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_model_folder(getattr(pl_module, self.role), _encoder(trainer, pl_module), self.folder)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+            return
+        model = getattr(pl_module, self.role)
+        weights = whole_state(model) if is_sharded(model) else None  # every process has a part of them
+        if trainer.is_global_zero:
+            save_model_folder(model, _encoder(trainer, pl_module), self.folder, weights=weights)
 
 
 def _encoder(trainer: L.Trainer, pl_module: L.LightningModule) -> Any:

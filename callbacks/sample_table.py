@@ -69,13 +69,15 @@ class SampleTable(L.Callback):
     ) -> None:
         """Show the iteration's samples if it is due."""
         iteration = iterations_done(trainer)
-        if not trainer.is_global_zero or (iteration != 1 and iteration % self.every):
+        if iteration != 1 and iteration % self.every:
+            return
+        file = _file(trainer)  # which Lightning asks the first process for, so that all must
+        if not trainer.is_global_zero:
             return
         rollout, _ = episodes(outputs)
         samples = sample_rows(rollout, self.rows)
         bar = trainer.progress_bar_callback
         (print if bar is None else bar.print)(_table(samples, iteration))
-        file = _file(trainer)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
             for sample in samples:

@@ -48,6 +48,13 @@ def run_pipeline(config: DictConfig) -> Path:
         unknown = [name for name in config[key] if name not in config.steps]
         if unknown:
             raise UserError(f"{key}: there is no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
+    for name, step in config.steps.items():
+        trainer = {} if step is None else step.get("trainer") or {}
+        if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
+            raise UserError(
+                f"steps.{name}.trainer.devices={trainer.get('devices')}: rlhf-pipeline runs its steps one after the "
+                "other in one process; set it to 1, or run the stages by themselves with rlhf-train"
+            )
     for name in config.order:
         if config.steps[name] is None or name in config.skip:
             continue

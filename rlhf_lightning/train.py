@@ -10,11 +10,14 @@ from typing import Any
 import hydra
 import lightning as L
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.launching import processes_of_one_run
 from rlhf_lightning.logs import join_sessions, put_aside
+from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import newest_checkpoint
 
 log = logging.getLogger(__name__)
@@ -30,13 +33,16 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     """
     require_values(config)
     quieten()
+    check_combination(config)
     run_dir = Path(config.run_dir)
     checkpoint = resume_from(config.resume, run_dir)
     L.seed_everything(config.seed, verbose=False)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-    if checkpoint is not None:
-        put_aside(run_dir / "csv")
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    if first:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+        if checkpoint is not None:
+            put_aside(run_dir / "csv")
     data = instantiate(config.data)
     module = instantiate(config.module)
     callbacks = [instantiate(node) for node in (config.get("callbacks") or {}).values() if node is not None]
@@ -45,7 +51,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        with processes_of_one_run(run_dir):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     except UserError as error:
         if checkpoint is not None and "checkpoint" in str(error):
             raise UserError(f"{checkpoint}: {error}") from error
@@ -55,7 +62,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        join_sessions(run_dir / "csv")
+        if first:
+            join_sessions(run_dir / "csv")
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
@@ -68,9 +76,23 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
         if newest is not None:
             raise UserError(f"run_dir={run_dir} holds a run already; go on with resume=auto or choose another run_dir")
         return None
-    if not Path(resume).is_file():
+    if not Path(resume).exists():
         raise UserError(f"resume={resume}: no such file; give a checkpoint file, auto or null")
     return Path(resume)
+
+
+def check_combination(config: DictConfig) -> None:
+    """Consult the capability table before anything is loaded."""
+    node: Any = OmegaConf.to_container(config, resolve=True)
+    model, module = node.get("model") or {}, node["module"]
+    check_capabilities(
+        strategy=strategy_name(node["trainer"].get("strategy") or "auto"),
+        lora=bool(model.get("lora")),
+        quantization=(model.get("quantization") or {}).get("kind"),
+        roles=module.get("roles", "separate"),
+        clipping=module.get("max_grad_norm") is not None,
+        optimizer=str((node.get("optimizer") or {}).get("_target_", "")).rpartition(".")[2],
+    )
 
 
 def quieten() -> None:

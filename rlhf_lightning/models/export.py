@@ -23,7 +23,13 @@ BASE = "base.json"
 
 
 def save_model_folder(
-    model: nn.Module, encoder: Encoder, folder: str | Path, *, merge: bool = True, max_shard_size: str = "5GB"
+    model: nn.Module,
+    encoder: Encoder,
+    folder: str | Path,
+    *,
+    merge: bool = True,
+    max_shard_size: str = "5GB",
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write weights, configuration, tokenizer and chat template to ``folder``.
 
@@ -39,6 +45,7 @@ def save_model_folder(
         folder: where to.
         merge: ``False`` leaves the merged weights out and writes the adapter into ``folder`` itself.
         max_shard_size: weights beyond it are written as several files.
+        weights: the model's state in full, where its own is sharded.
     """
     plain: nn.Module = model.model if isinstance(model, ScalarModel) else model
     folder = Path(folder)
@@ -54,7 +61,11 @@ def save_model_folder(
             plain = merged(plain, own)
             _name_special_tokens(plain, encoder)
     if merge:
-        _save_weights(plain, partial, max_shard_size)
+        options: dict[str, Any] = {"max_shard_size": max_shard_size}
+        if weights is not None:
+            prefix = "model." if isinstance(model, ScalarModel) else ""
+            options["state_dict"] = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+        _save_weights(plain, partial, options)
     encoder.save(partial)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
@@ -67,17 +78,17 @@ def save_model_folder(
     return folder
 
 
-def _save_weights(model: Any, folder: Path, max_shard_size: str) -> None:
+def _save_weights(model: Any, folder: Path, options: dict[str, Any]) -> None:
     """Weights, configuration, and the sampling settings as they are: transformers reads settings that it then refuses
     to write, such as a temperature without ``do_sample``."""
     settings = getattr(model, "generation_config", None)
     with quiet_transformers():
         if settings is None:
-            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            model.save_pretrained(folder, **options)
             return
         model.generation_config = type(settings)()
         try:
-            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            model.save_pretrained(folder, **options)
         finally:
             model.generation_config = settings
         settings.to_json_file(folder / GENERATION_CONFIG_NAME)

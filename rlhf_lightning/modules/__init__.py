@@ -1,5 +1,7 @@
 """The three stages as LightningModules."""
 
+from rlhf_lightning.modules.capabilities import check_capabilities
+from rlhf_lightning.modules.fsdp2 import fsdp2_strategy
 from rlhf_lightning.modules.muon import Muon
 from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.reward import RewardModule
@@ -7,4 +9,14 @@ from rlhf_lightning.modules.sft import SFTModule
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory
 from rlhf_lightning.modules.world import World
 
-__all__ = ["Muon", "PPOModule", "RewardModule", "Rollout", "SFTModule", "Trajectory", "World"]
+__all__ = [
+    "Muon",
+    "PPOModule",
+    "RewardModule",
+    "Rollout",
+    "SFTModule",
+    "Trajectory",
+    "World",
+    "check_capabilities",
+    "fsdp2_strategy",
+]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import constant_with_warmup, cosine_decay
 from rlhf_lightning.models import whole
+from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.world import World
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
@@ -106,10 +108,18 @@ def _by_role(optimizer: Any) -> Iterator[list[nn.Parameter]]:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse what would train wrongly: a gradient norm is taken before the scale of fp16 is removed.
+    """Refuse what would train wrongly: strategies that do not work, and fp16, before whose scale is removed a gradient
+    norm is taken.
 
     Raises:
-        UserError: ``precision="16-mixed"``.
+        UserError: such a strategy, tensor parallelism, ``precision="16-mixed"``.
     """
+    strategy = getattr(trainer, "strategy", None)
+    check_capabilities(strategy=strategy_name(strategy))
+    if isinstance(strategy, ModelParallelStrategy) and strategy.device_mesh["tensor_parallel"].size() > 1:
+        raise UserError(
+            f"tensor_parallel_size={strategy.device_mesh['tensor_parallel'].size()}: models are not cut within their "
+            f"layers; set tensor_parallel_size=1 and data_parallel_size={trainer.world_size}"
+        )
     if str(trainer.precision) == "16-mixed":
         raise UserError("trainer.precision=16-mixed is not supported; use bf16-mixed or 32-true")

@@ -1,0 +1,46 @@
+"""The processes that Lightning starts for a run: which command they get, and what is left of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+
+LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+@contextlib.contextmanager
+def processes_of_one_run(run_dir: Path) -> Iterator[None]:
+    """Within it, the command line that Lightning gives to the processes that it starts is that of this run alone.
+
+    They would else get this process's own: in a sweep that of the whole sweep, which each of them would do again, and
+    with a ``run_dir`` that holds the time, which is another one when they read it. Behind it the environment is as it
+    was, so that the next run of a sweep starts processes of its own.
+    """
+    before, command = {name: os.environ.get(name) for name in LAUNCHER}, sys.argv
+    connected = dist.is_available() and dist.is_initialized()
+    if HydraConfig.initialized():
+        mine = [override for override in HydraConfig.get().overrides.task if not override.startswith("run_dir=")]
+        sys.argv = [command[0], *mine, f"run_dir={_quoted(run_dir)}"]
+    try:
+        yield
+    finally:
+        sys.argv = command
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if dist.is_available() and dist.is_initialized() and not connected:
+            dist.destroy_process_group()
+
+
+def _quoted(path: Path) -> str:
+    """A path as Hydra reads it back, whatever it holds."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
