@@ -22,6 +22,7 @@ from rlhf_lightning.models import (
     load_scalar_model,
     save_model_folder,
 )
+from rlhf_lightning.modules.checkpoints import read_checkpoint
 from rlhf_lightning.train import quieten
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ def export_checkpoint(
     """
     path, folder = Path(checkpoint), Path(out)
     recipe = path.parent.parent / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"checkpoint={path}: no such file; give a .ckpt file of a run's checkpoints/")
+    if not path.exists():
+        raise UserError(f"checkpoint={path}: no such file; give a .ckpt of a run's checkpoints/")
     if not recipe.is_file():
         raise UserError(f"checkpoint={path}: there is no {recipe}, which says what the checkpoint is of")
     if folder.exists():
@@ -60,7 +61,7 @@ def export_checkpoint(
     if role is None:
         raise UserError(f"{recipe} is of a {type(module).__name__}, of which rlhf-export does not know what to export")
     module.configure_model()
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
     module.on_load_checkpoint(state)
     module.load_state_dict(state["state_dict"])
     model = getattr(module, role)

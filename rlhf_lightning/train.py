@@ -36,6 +36,11 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     check_combination(config)
     run_dir = Path(config.run_dir)
     checkpoint = resume_from(config.resume, run_dir)
+    if checkpoint is not None and checkpoint.is_dir() and strategy_name(config.trainer.strategy) != "fsdp2":
+        raise UserError(
+            f"{checkpoint} was written by processes that share the weights: go on with strategy=fsdp2 and any "
+            "trainer.devices, 1 included"
+        )
     L.seed_everything(config.seed, verbose=False)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it without declaring it
     if first:

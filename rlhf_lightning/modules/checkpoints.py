@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
 
@@ -25,3 +30,19 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     """The complete checkpoint of the latest iteration in ``folder``, or ``None``."""
     found = complete_checkpoints(folder)
     return found[max(found)] if found else None
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint on the CPU of one process: a file, or the shards of a folder put together."""
+    path = Path(path)
+    if path.is_file():
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
+    rest: dict[str, Any] = torch.load(
+        path / "meta.pt", map_location="cpu", weights_only=True
+    )  # Lightning's name for it
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        together = Path(folder) / "whole.pt"
+        dcp_to_torch_save(path, together)
+        # It holds what torch writes of an optimizer, beside tensors; the shards are this run's own.
+        return torch.load(together, map_location="cpu", weights_only=True) | rest

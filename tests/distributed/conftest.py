@@ -21,14 +21,15 @@ WORDS = ("cat", "dog", "sun", "rain", "tree", "boat", "a bird", "the old man", "
 def start(world: int, plan: list[dict[str, Any]], out: Path) -> list[subprocess.Popen[str]]:
     """Start ``world`` processes on a plan; see worker.py."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "plan.json").write_text(json.dumps(plan))
+    plans = out / f"plan-{world}-{plan[0]['name']}.json"
+    plans.write_text(json.dumps(plan))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(out / "plan.json"), str(out)],
+            [sys.executable, str(WORKER), str(plans), str(out)],
             # What Lightning reads of a launcher that makes one process for each device.
             env=os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
             cwd=out,
@@ -83,6 +84,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 Loaded = Callable[..., Any]
+STRATEGIES = ("ddp", "fsdp2")
+SAVED = {"auto": "ddp", "fsdp2": "fsdp2"}  # what one process takes for what two do
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +107,7 @@ def plan(causal_lm_folders: dict[str, Path], files: dict[str, str]) -> Callable[
 
 @pytest.fixture(scope="session")
 def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """Every stage trained by one process and by two, ``trained(name, rank)``; two launches for all tests."""
+    """Every stage trained by one process and by two, ``trained(name, rank)``; four launches for all tests."""
     out = tmp_path_factory.mktemp("trained")
     stages = {
         "sft": {"model": "gpt2"},
@@ -113,14 +116,34 @@ def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPa
         "ppo": {"model": "gpt2"},
     }
     alone = [plan(f"{stage}-one", stage, "auto", **options) for stage, options in stages.items()]
-    together = [
-        plan(f"{stage}-{strategy}", stage, strategy, **options)
-        for strategy in ("ddp", "fsdp2")
-        for stage, options in stages.items()
+    alone += [plan("memory-one", "memory", "auto", model="gpt2")]
+    alone += [
+        plan(f"saved-by-one-{name}", "resumable", name, folder=str(out / f"one-{name}"), crash=3) for name in SAVED
     ]
-    finish([*start(1, alone, out / "one"), *start(2, together, out / "two")])
+    together = []
+    for strategy in STRATEGIES:
+        folder = str(out / f"two-{strategy}")
+        together += [plan(f"{stage}-{strategy}", stage, strategy, **options) for stage, options in stages.items()]
+        together += [
+            plan(f"staggered-{strategy}", "staggered", strategy),
+            plan(f"straight-{strategy}", "resumable", strategy, folder=f"{folder}-straight"),
+            plan(f"saved-by-two-{strategy}", "resumable", strategy, folder=folder, crash=3),
+            plan(f"resumed-{strategy}", "resumable", strategy, folder=folder, resume=True),
+        ]
+    together += [plan("memory-fsdp2", "memory", "fsdp2", model="gpt2")]
+    finish([*start(1, alone, out / "all"), *start(2, together, out / "all")])
+    # Each goes on from what the other number of processes left.
+    fewer = [
+        plan(f"two-to-one-{name}", "resumable", name, folder=str(out / f"two-{SAVED[name]}"), resume=True, iterations=5)
+        for name in SAVED
+    ]
+    more = [
+        plan(f"one-to-two-{SAVED[name]}", "resumable", SAVED[name], folder=str(out / f"one-{name}"), resume=True)
+        for name in SAVED
+    ]
+    finish([*start(1, fewer, out / "all"), *start(2, more, out / "all")])
 
     def load(name: str, rank: int = 0) -> Any:
-        return torch.load(out / ("one" if name.endswith("-one") else "two") / f"{name}.{rank}.pt", weights_only=False)
+        return torch.load(out / "all" / f"{name}.{rank}.pt", weights_only=False)
 
     return load

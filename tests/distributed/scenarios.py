@@ -31,6 +31,7 @@ class Watch(L.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         self.outputs.append(outputs)
+        self.last = state(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.end = state(pl_module)
@@ -242,8 +243,59 @@ def resumable(
         )
     return {
         "begin": watch.begin,
+        "last": watch.last,
         "end": getattr(watch, "end", {}),
         "steps": watch.steps,
         "responses": [output["rollout"].responses for output in watch.outputs],
+        "prompts": [output["rollout"].prompts for output in watch.outputs],
         "kl_coef": module.kl_coef,
     }
+
+
+def staggered(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
+    """Greedy responses of which rank 0's all end after one token and rank 1's never."""
+    found: dict[str, Any] = {}
+
+    class Sample(L.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            prompts = torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1], [11, 12, 13, 1]])
+            lengths = torch.tensor([4, 2, 3])
+            options: dict[str, Any] = {"pad_token_id": 1, "greedy": True}
+            one = [
+                generate(
+                    pl_module.policy, p[None, :n], n[None], max_new_tokens=1, eos_token_id=-1, **options
+                ).response_ids[0, 0]
+                for p, n in zip(prompts, lengths, strict=True)
+            ]
+            # The prompts are the same for every rank; what ends a response is not.
+            eos = int(one[0]) if trainer.global_rank == 0 else -1
+            row = prompts[:1] if trainer.global_rank == 0 else prompts
+            got = generate(pl_module.policy, row, lengths[: len(row)], max_new_tokens=40, eos_token_id=eos, **options)
+            found.update(generation=tuple(got), weights=state(pl_module))
+            trainer.should_stop = True
+
+    module = SFTModule(policy=lambda: load_causal_lm(name=model), micro_batch_size=2)
+    data = DemonstrationDataModule(encoder=Encoder.from_pretrained(model), train=files["demonstrations"], batch_size=8)
+    trainer(strategy, world, Sample()).fit(module, data)
+    return found
+
+
+class Memory(L.Callback):
+    """Bytes that this process holds for parameters, gradients and optimizer when it takes its last step."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        tensors: dict[str, list[Tensor]] = {"parameters": [*pl_module.parameters()]}
+        tensors["gradients"] = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        tensors["optimizer"] = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+        local = {name: [getattr(t, "_local_tensor", t) for t in held] for name, held in tensors.items()}
+        self.bytes = {name: sum(t.numel() * t.element_size() for t in held) for name, held in local.items()}
+
+
+def memory(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, int]:
+    """Bytes of the roles of PPO by kind."""
+    held = Memory()
+    trainer(strategy, world, held).fit(ppo_module(model), ppo_data(model, files, iterations=2))
+    return held.bytes

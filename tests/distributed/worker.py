@@ -31,5 +31,6 @@ if __name__ == "__main__":
         torch.manual_seed(0)
         begin = time.monotonic()
         found = run(world=WORLD, **step)
-        print(f"{name}: {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
+        found["seconds"] = time.monotonic() - begin
+        print(f"{name}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
         torch.save(found, out / f"{name}.{RANK}.pt")
