@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rlhf_lightning.callbacks.episodes import iterations_done
-from rlhf_lightning.callbacks.preemption import REQUEUE, Preemption
+from rlhf_lightning.callbacks.preemption import Preemption
 from rlhf_lightning.callbacks.random_state import capture_random_state, restore_random_state
 from rlhf_lightning.callbacks.resume_point import settle
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules import World
-from rlhf_lightning.modules.checkpoints import checkpoint_name, complete_checkpoints
+from rlhf_lightning.modules.checkpoints import REQUEUE, checkpoint_name, complete_checkpoints
 
 PARTIAL = re.compile(r"\.iteration-\d{6,}\.ckpt\.partial")
 
@@ -106,7 +106,8 @@ class IterationCheckpoint(Checkpoint):
             self._save(trainer)
         if preempted:
             rank_zero_warn(f"SIGTERM: saved iteration {iterations_done(trainer)}; leaving with code {REQUEUE}")
-            raise SystemExit(REQUEUE)
+            # The others' code is 0: what starts several processes takes any other for a failure, and kills the rest.
+            raise SystemExit(REQUEUE if trainer.is_global_zero else 0)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave signals as they were found."""

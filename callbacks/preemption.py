@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 from rlhf_lightning.modules import World
-
-REQUEUE = os.EX_TEMPFAIL
-"""The code, 75, with which a process leaves that wants to be started again."""
 
 
 class Preemption:

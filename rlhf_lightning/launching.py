@@ -10,8 +10,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 
 LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what a run has once; also before the processes are connected."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    return rank == 0
 
 
 @contextlib.contextmanager

@@ -10,15 +10,14 @@ from typing import Any
 import hydra
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.launching import processes_of_one_run
+from rlhf_lightning.launching import is_first, processes_of_one_run
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
-from rlhf_lightning.modules.checkpoints import newest_checkpoint
+from rlhf_lightning.modules.checkpoints import REQUEUE, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +41,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             "trainer.devices, 1 included"
         )
     L.seed_everything(config.seed, verbose=False)
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-    if first:
+    if is_first():
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
         if checkpoint is not None:
@@ -62,12 +60,15 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         if checkpoint is not None and "checkpoint" in str(error):
             raise UserError(f"{checkpoint}: {error}") from error
         raise
-    except SystemExit:
-        if trainer.interrupted:  # Ctrl-C, after which Lightning leaves with its own code
+    except SystemExit as leaving:
+        if trainer.interrupted and leaving.code not in (
+            REQUEUE,
+            0,
+        ):  # Ctrl-C, after which Lightning leaves with its own code
             raise KeyboardInterrupt from None
         raise
     finally:
-        if first:
+        if is_first():
             join_sessions(run_dir / "csv")
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -113,6 +114,7 @@ def quieten() -> None:
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*`isinstance\(treespec.*",
         r".*Experiment logs directory .* exists.*",
+        r".*FSDP2-wrapped module .* returned a view tensor.*",  # which nothing here changes in place
     ):
         warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -126,8 +128,9 @@ def _app(config: DictConfig) -> Any:
         raise UserError(WHOLE_PIPELINE)
     metrics = train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
-    log.info("finished: %s", shown)
-    log.info("model folder: %s", Path(config.run_dir) / "model")
+    if is_first():
+        log.info("finished: %s", shown)
+        log.info("model folder: %s", Path(config.run_dir) / "model")
     return metrics.get("val/loss")
 
 

@@ -86,8 +86,11 @@ def sharded_like(weight: Tensor, tensor: Tensor) -> Tensor:
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:
-    """The state of a sharded model in full, on the CPU of the first process; the others' is empty. A collective."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    """The state of a sharded model in full, on the CPU of the first process; the others' is empty. A collective. A
+    weight that stands in two places is there once."""
+    found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: weight for name, weight in found.items() if name in once}
 
 
 def _run(model: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:

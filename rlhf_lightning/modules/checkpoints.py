@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+REQUEUE = os.EX_TEMPFAIL
+"""The code, 75, with which a process leaves that was told to end and wants to be started again."""
 
 NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
 
@@ -44,5 +48,5 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         together = Path(folder) / "whole.pt"
         dcp_to_torch_save(path, together)
-        # It holds what torch writes of an optimizer, beside tensors; the shards are this run's own.
-        return torch.load(together, map_location="cpu", weights_only=True) | rest
+        rest |= torch.load(together, map_location="cpu", weights_only=True)
+    return rest
