@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -123,9 +124,12 @@ def strategy_name(strategy: Any) -> str:
     """The name in the table of a Lightning strategy: of its class, of a config node that makes it, or Lightning's own
     name for it. What the table does not know is given back as it is."""
     if isinstance(strategy, str):
-        known = {"ddp": "ddp", "fsdp": "fsdp", "deepspeed_stage_2": "deepspeed_2", "deepspeed_stage_3": "deepspeed_3"}
-        plain = strategy.split("_spawn")[0].split("_fork")[0].split("_find")[0].split("_offload")[0]
-        return known.get(plain, "deepspeed_2" if plain == "deepspeed" else strategy)
+        found = re.match(
+            "ddp|fsdp|deepspeed(_stage_3)?", strategy
+        )  # with what Lightning hangs on: _spawn, _cpu_offload
+        if found is None:
+            return strategy
+        return {"deepspeed": "deepspeed_2", "deepspeed_stage_3": "deepspeed_3"}.get(found[0], found[0])
     if isinstance(strategy, Mapping):
         target, stage = str(strategy.get("_target_", "")).rpartition(".")[2], strategy.get("stage")
         if target == "str":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,8 +15,19 @@ from torch import Tensor
 
 from rlhf_lightning.callbacks import AdaptiveKLController, IterationCheckpoint, PolicyEMA, newest_checkpoint
 from rlhf_lightning.data import ComparisonDataModule, DemonstrationDataModule, Encoder, PromptBatch, PromptDataModule
-from rlhf_lightning.models import Generation, generate, load_causal_lm, load_scalar_model, whole
-from rlhf_lightning.modules import PPOModule, RewardModule, SFTModule
+from rlhf_lightning.models import (
+    Generation,
+    Lora,
+    Quantization,
+    SharedReward,
+    adamw8bit,
+    generate,
+    load_causal_lm,
+    load_scalar_model,
+    save_model_folder,
+    whole,
+)
+from rlhf_lightning.modules import Muon, PPOModule, RewardModule, SFTModule
 
 
 class Watch(L.Callback):
@@ -299,3 +312,40 @@ def memory(*, world: int, strategy: str, model: str, files: dict[str, str]) -> d
     held = Memory()
     trainer(strategy, world, held).fit(ppo_module(model), ppo_data(model, files, iterations=2))
     return held.bytes
+
+
+def cell(
+    *,
+    world: int,
+    strategy: str,
+    model: str,
+    files: dict[str, str],
+    lora: bool = False,
+    quantization: Any = None,
+    roles: Any = "separate",
+    clipping: bool = True,
+    optimizer: str = "AdamW",
+) -> dict[str, Any]:
+    """Two iterations of PPO in a cell of the capability table."""
+    adapter = Lora(rank=4, alpha=8.0) if lora else None
+    stored = None if quantization is None else Quantization(kind=quantization)
+    common: dict[str, Any] = {"name": model, "lora": adapter, "quantization": stored}
+    reward: Any = vowels
+    if roles == "shared":
+        torch.manual_seed(4)
+        scalar = load_scalar_model(head="new", **common)
+        folder = Path(f"reward-{quantization}-{os.environ['RANK']}")
+        reward = SharedReward(name=str(save_model_folder(scalar, Encoder.from_pretrained(model), folder)))
+    optimizers: dict[str, Any] = {"AdamW": None, "Muon": Muon, "adamw8bit": adamw8bit}
+    module = ppo_module(
+        model,
+        policy=lambda: load_causal_lm(**common),
+        value=lambda: load_scalar_model(head="new", **common),
+        reward=reward,
+        roles=roles,
+        max_grad_norm=0.5 if clipping else None,
+        optimizer=optimizers[optimizer],
+    )
+    watch = Watch()
+    trainer(strategy, world, watch).fit(module, ppo_data(model, files, iterations=2))
+    return result(watch)
