@@ -262,6 +262,7 @@ def resumable(
         "responses": [output["rollout"].responses for output in watch.outputs],
         "prompts": [output["rollout"].prompts for output in watch.outputs],
         "kl_coef": module.kl_coef,
+        "stream": None if module.generator is None else module.generator.get_state(),
     }
 
 
