@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.errors import UserError, one_line
+from rlhf_lightning.launching import rank
 
 TRACEBACK = "HYDRA_FULL_ERROR"
 WHOLE_PIPELINE = "this experiment describes a whole pipeline; run it with rlhf-pipeline"
@@ -53,7 +54,8 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
         sys.argv.append(example)
-    asked = os.environ.get(TRACEBACK) == "1"
+    # A process that Lightning has started inherits the variable from the first one, which may have set it itself.
+    asked = os.environ.get(TRACEBACK) == "1" and rank() == 0
     os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
     _failures.clear()
     try:
@@ -64,7 +66,8 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         reason = user_reason(error, config_name)
         if asked or reason is None:
             raise
-        print(f"{name}: error: {reason}", file=sys.stderr)
+        who = name if rank() == 0 else f"{name}, process {rank()}"
+        print(f"{who}: error: {reason}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the last complete checkpoint is kept", file=sys.stderr)

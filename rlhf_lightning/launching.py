@@ -15,10 +15,11 @@ from lightning.pytorch.utilities import rank_zero_only
 LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes what a run has once; also before the processes are connected."""
-    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it without declaring it
-    return rank == 0
+def rank() -> int:
+    """This process's number among those of a run, also before they are connected; the one of number 0 writes what a
+    run has once."""
+    number: int = rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it without declaring it
+    return number
 
 
 @contextlib.contextmanager

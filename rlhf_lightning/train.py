@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.launching import is_first, processes_of_one_run
+from rlhf_lightning.launching import processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import REQUEUE, newest_checkpoint
@@ -41,7 +41,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             "trainer.devices, 1 included"
         )
     L.seed_everything(config.seed, verbose=False)
-    if is_first():
+    if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
         if checkpoint is not None:
@@ -68,7 +68,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        if is_first():
+        if rank() == 0:
             join_sessions(run_dir / "csv")
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -128,7 +128,7 @@ def _app(config: DictConfig) -> Any:
         raise UserError(WHOLE_PIPELINE)
     metrics = train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
-    if is_first():
+    if rank() == 0:
         log.info("finished: %s", shown)
         log.info("model folder: %s", Path(config.run_dir) / "model")
     return metrics.get("val/loss")
