@@ -112,7 +112,7 @@ def check_trainer(trainer: Any) -> None:
     norm is taken.
 
     Raises:
-        UserError: such a strategy, tensor parallelism, ``precision="16-mixed"``.
+        UserError: such a strategy, tensor parallelism, sharded weights in inference mode, ``precision="16-mixed"``.
     """
     strategy = getattr(trainer, "strategy", None)
     check_capabilities(strategy=strategy_name(strategy))
@@ -121,5 +121,7 @@ def check_trainer(trainer: Any) -> None:
             f"tensor_parallel_size={strategy.device_mesh['tensor_parallel'].size()}: models are not cut within their "
             f"layers; set tensor_parallel_size=1 and data_parallel_size={trainer.world_size}"
         )
+    if isinstance(strategy, ModelParallelStrategy) and trainer.validate_loop.inference_mode:
+        raise UserError("sharded weights do not survive Lightning's inference mode: set trainer.inference_mode=false")
     if str(trainer.precision) == "16-mixed":
         raise UserError("trainer.precision=16-mixed is not supported; use bf16-mixed or 32-true")

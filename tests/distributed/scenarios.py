@@ -7,11 +7,13 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
+from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from rlhf_lightning.callbacks import AdaptiveKLController, IterationCheckpoint, PolicyEMA, newest_checkpoint
 from rlhf_lightning.data import ComparisonDataModule, DemonstrationDataModule, Encoder, PromptBatch, PromptDataModule
@@ -309,10 +311,23 @@ class Memory(L.Callback):
 
 
 def memory(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, int]:
-    """Bytes of the roles of PPO by kind."""
-    held = Memory()
-    trainer(strategy, world, held).fit(ppo_module(model), ppo_data(model, files, iterations=2))
-    return held.bytes
+    """Bytes of the roles of PPO by kind, and how often this process read weights."""
+    held, reads = Memory(), 0
+
+    def counted(read: Any) -> Any:
+        def load(*arguments: Any, **options: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(*arguments, **options)
+
+        return load
+
+    kinds = (GPT2LMHeadModel, GPT2ForSequenceClassification)
+    with contextlib.ExitStack() as patches:
+        for kind in kinds:
+            patches.enter_context(mock.patch.object(kind, "from_pretrained", counted(kind.from_pretrained)))
+        trainer(strategy, world, held).fit(ppo_module(model), ppo_data(model, files, iterations=2))
+    return held.bytes | {"reads": reads}
 
 
 def cell(

@@ -38,3 +38,9 @@ def test_a_process_of_two_holds_half(trained: Trained, rank: int) -> None:
     whole, half = trained("memory-one"), trained("memory-fsdp2", rank)
     for kind in ("parameters", "gradients", "optimizer"):
         assert 0 < half[kind] <= 0.55 * whole[kind], kind
+
+
+def test_weights_are_read_once_for_all_processes(trained: Trained) -> None:
+    """Policy and value model; the reference is a copy."""
+    assert trained("memory-one")["reads"] == 2
+    assert [trained("memory-fsdp2", rank)["reads"] for rank in (0, 1)] == [2, 0]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from rlhf_lightning.errors import UserError
@@ -91,3 +93,20 @@ def test_fp16_is_refused() -> None:
     check_trainer(SimpleNamespace(precision="bf16-mixed"))
     with pytest.raises(UserError, match="bf16-mixed"):
         check_trainer(SimpleNamespace(precision="16-mixed"))
+
+
+def _sharded(tensor_parallel: int, *, inference_mode: bool) -> SimpleNamespace:
+    strategy = Mock(spec=ModelParallelStrategy)
+    strategy.device_mesh = {"tensor_parallel": SimpleNamespace(size=lambda: tensor_parallel)}
+    loop = SimpleNamespace(inference_mode=inference_mode)
+    return SimpleNamespace(strategy=strategy, validate_loop=loop, world_size=4, precision="32-true")
+
+
+def test_what_sharded_weights_need_of_a_trainer() -> None:
+    check_trainer(_sharded(1, inference_mode=False))
+    with pytest.raises(UserError, match=r"set trainer.inference_mode=false"):
+        check_trainer(_sharded(1, inference_mode=True))
+    with pytest.raises(UserError, match=r"set tensor_parallel_size=1 and data_parallel_size=4"):
+        check_trainer(_sharded(2, inference_mode=False))
+    with pytest.raises(UserError, match=r"strategy=fsdp is not possible"):
+        check_trainer(SimpleNamespace(strategy=FSDPStrategy(), precision="32-true"))
