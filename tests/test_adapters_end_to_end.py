@@ -74,8 +74,20 @@ def test_a_checkpoint_becomes_a_model_or_an_adapter(
     script(train.main, *command, "module.learning_rate=1e-2", "trainer.max_epochs=2")
     (checkpoint,) = sorted(Path("sft/checkpoints").glob("*.ckpt"))[-1:]
     script(export.main, f"checkpoint={checkpoint}", "out=merged")
-    assert "largest difference to the checkpoint's own outputs" in capsys.readouterr().out
+    assert "With the adapter merged, a logit differs from the trained model's by at most" in capsys.readouterr().out
     script(export.main, f"checkpoint={checkpoint}", "out=alone", "merge=false")
+    for folder, library in (("merged", "transformers"), ("merged/adapter", "peft"), ("alone", "peft")):
+        card = Path(folder, "README.md").read_text().splitlines()
+        wanted = {
+            f"library_name: {library}",
+            "| learning_rate | 0.01 |",
+            "| lora.rank | 16 |",
+            "| optimizer steps | 2 |",
+        }
+        assert wanted <= set(card)
+        assert [line.split(" | ")[1:3] for line in card if line.startswith("| train |")] == [["`d.jsonl`", "4"]]
+        (loss,) = [line for line in card if line.startswith("| train/loss |")]
+        assert loss in Path("sft/model/README.md").read_text().splitlines()
     with torch.no_grad():
         expected = load_causal_lm(name="sft/model")(IDS).logits
         torch.testing.assert_close(load_causal_lm(name="merged")(IDS).logits, expected, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def merged(model: Any, folder: str | Path) -> Any:
             plain = again()
     else:
         plain = plain_copy(model)
-    with quiet_transformers():
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's own
         whole = peft.PeftModel.from_pretrained(plain, str(folder))
         return whole.merge_and_unload(safe_merge=True)
 
@@ -125,6 +127,7 @@ def plain_copy(model: Any) -> Any:
         plain = type(model)(config)
     plain.load_state_dict(state, strict=False, assign=True)
     plain.tie_weights()
+    _copy_constants(model, plain)
     plain.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
     still = [name for name, weight in plain.state_dict().items() if weight.is_meta]
     if still:
@@ -132,10 +135,23 @@ def plain_copy(model: Any) -> Any:
     return plain.eval()
 
 
+def _copy_constants(model: nn.Module, plain: nn.Module) -> None:
+    """Buffers that no file holds, such as rotary frequencies."""
+    own = {_plain_name(name): buffer for name, buffer in model.named_buffers()}
+    for name, buffer in list(plain.named_buffers()):
+        if buffer.is_meta:
+            parent, _, last = name.rpartition(".")
+            plain.get_submodule(parent).register_buffer(last, own[name].detach().cpu().clone(), persistent=False)
+
+
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights beneath the adapters, by the names that they have in a plain model."""
     return {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        _plain_name(name): weight
         for name, weight in model.state_dict().items()
         if not any(part in name for part in _LEARNED)
     }
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")

@@ -150,6 +150,7 @@ def _load(
     load = functools.partial(auto.from_pretrained, name, config=config, revision=revision, **options)
     with naming(name), quiet_transformers():
         if init == "random":
+            config.name_or_path = ""  # these weights come from nowhere, which a model card tells
             return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if not quantization:
             model, info = load(output_loading_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -20,10 +21,13 @@ from rlhf_lightning.models import (
     Quantization,
     SharedReward,
     add_lora,
+    export_model,
     load_causal_lm,
     load_scalar_model,
     save_model_folder,
 )
+from rlhf_lightning.models.adapters import plain_copy
+from rlhf_lightning.models.fidelity import sequences
 
 IDS, LENGTHS = torch.arange(24).view(2, 12) + 3, torch.tensor([12, 7])
 PLAIN = """
@@ -88,6 +92,15 @@ def test_a_reward_model_keeps_its_head(
     folder = save_model_folder(model, encoder, tmp_path / "reward")
     torch.testing.assert_close(plain("scalar", folder, base), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(plain("scalar peft", folder / "adapter", base), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_architecture_is_merged_with_all_that_it_computes_with(
+    model_folder: Callable[..., Path], kind: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    for load in (load_causal_lm, functools.partial(load_scalar_model, head="new")):
+        model: Any = shaken(load(name=str(model_folder(kind)), lora=Lora(rank=2)))
+        found = export_model(model, encoder, tmp_path / "merged")
+        assert found.difference is not None and found.difference < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
@@ -170,6 +183,44 @@ def test_the_merged_folder_keeps_the_generation_config(
     model.generation_config.eos_token_id = [0, 5]
     folder = save_model_folder(model, encoder, tmp_path / "policy")
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 5]
+
+
+def test_what_merging_changed_is_measured_and_told(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shaken(load_causal_lm(name=str(causal_lm_folders["llama"]), lora=Lora(rank=4)))
+    good = export_model(model, encoder, tmp_path / "good")
+    assert good.difference is not None and 0 < good.difference < 1e-4
+    assert good.comparison.startswith(
+        f"With the adapter merged, a logit differs from the trained model's by at most "
+        f"{good.difference:.2g} (on 64 tokens of text, where the largest is "
+    )
+    assert "quantised" not in good.comparison
+    alone = export_model(model, encoder, tmp_path / "alone", merge=False)
+    assert (alone.comparison, alone.difference) == ("", None)
+
+    def forgetful(trained: Any, folder: Path) -> Any:
+        return plain_copy(trained)
+
+    monkeypatch.setattr("rlhf_lightning.models.export.merged", forgetful)
+    bad = export_model(model, encoder, tmp_path / "bad")
+    with torch.no_grad():
+        largest = max(
+            (model(ids).logits - load_causal_lm(name=str(tmp_path / "bad"))(ids).logits).abs().max()
+            for ids in sequences(encoder)
+        )
+    assert bad.difference == pytest.approx(float(largest), rel=1e-4)
+    assert bad.difference > 0.1
+
+
+def test_a_quantised_base_is_named_as_the_reason_of_the_difference(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    base = {"name": str(causal_lm_folders["llama"]), "quantization": Quantization(kind="int8")}
+    model = shaken(load_scalar_model(head="new", lora=Lora(rank=4), **base))
+    found = export_model(model, encoder, tmp_path / "reward")
+    assert found.difference is not None and found.difference > 1e-4
+    assert "a score differs" in found.comparison and "trained on a quantised base" in found.comparison
 
 
 def test_a_folder_without_an_adapter_is_refused(reward_model_folders: dict[str, Path]) -> None:
