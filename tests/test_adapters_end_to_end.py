@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,8 @@ import pytest
 import torch
 
 from rlhf_lightning import export, train
-from rlhf_lightning.models import load_causal_lm, load_scalar_model
+from rlhf_lightning.data import Encoder
+from rlhf_lightning.models import Lora, load_causal_lm, load_scalar_model, save_model_folder
 
 IDS = torch.arange(24).view(2, 12) + 3
 RESPONSES = ["yes, it is", "no. not at all", "a cat"]
@@ -97,6 +101,88 @@ def test_a_checkpoint_becomes_a_model_or_an_adapter(
         torch.testing.assert_close(alone(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
     assert not (Path("alone") / "model.safetensors").exists()
     assert (Path("alone") / "tokenizer.json").exists()
+
+
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }}. {{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}"
+    "{% endif %}Ċ{% endfor %}{% if add_generation_prompt %}assistant. {% endif %}"
+).replace("Ċ", "\n")
+PLAIN = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, adapter, asked = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder)
+if adapter:
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(model, adapter)
+tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
+messages = [{"role": "user", "content": asked}]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40)
+assert "rlhf_lightning" not in sys.modules
+print(json.dumps([out[0, ids.shape[1]:].tolist(), tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)]))
+"""
+
+
+def test_generation_in_plain_transformers_and_peft_ends_where_responses_did(
+    script: Callable[..., None], make_causal_lm: Callable[..., Any], encoder: Encoder
+) -> None:
+    own = Encoder(copy.deepcopy(encoder.tokenizer))
+    own.tokenizer.chat_template = CHAT
+    save_model_folder(make_causal_lm(), own, "base")
+    answers = {"say hi": "hi there.", "name a cat": "tom, my cat."}
+    write("d.jsonl", *[{"messages": [said("user", ask), said("assistant", reply)]} for ask, reply in answers.items()])
+    command = ["stage=sft", "model.name=base", "data.train=d.jsonl", "run_dir=sft", "trainer.max_epochs=60"]
+    script(train.main, *command, "model/lora=default", "model.lora.rank=8", "module.learning_rate=2e-2")
+    for folder, adapter in (("sft/model", ""), ("base", "sft/model/adapter")):
+        for ask, reply in answers.items():
+            done = subprocess.run(
+                [sys.executable, "-c", PLAIN, folder, adapter, ask], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            ids, text = json.loads(done.stdout.splitlines()[-1])
+            assert text == reply
+            assert ids[-1] == own.eos_token_id and own.eos_token_id not in ids[:-1]
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize("roles", ["separate", "shared"])
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("language model", "holds no score head"),
+        ("fresh", "the score head is as it was drawn and was never trained"),
+    ],
+)
+def test_ppo_does_not_start_on_what_is_no_trained_reward_model(
+    script: Callable[..., None],
+    causal_lm_folders: dict[str, Path],
+    encoder: Encoder,
+    capsys: pytest.CaptureFixture[str],
+    roles: str,
+    reward: str,
+    message: str,
+) -> None:
+    name = str(causal_lm_folders["llama"])
+    load: Any = load_causal_lm if reward == "language model" else functools.partial(load_scalar_model, head="new")
+    save_model_folder(load(name=name, lora=Lora(rank=2)), encoder, "reward")
+    write("p.jsonl", {"prompt": "say hi"}, {"prompt": "why"})
+    command = [
+        "stage=ppo",
+        f"model.name={name}",
+        "module.reward.name=reward",
+        "data.train=p.jsonl",
+        "data.iterations=1",
+    ]
+    with pytest.raises(SystemExit):
+        script(train.main, *command, "data.iterations=1", f"module.roles={roles}", "model/lora=default", "run_dir=ppo")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert message in line and ("stage=reward" in line or "give a reward model's adapter" in line)
+    assert not list(Path("ppo").glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(

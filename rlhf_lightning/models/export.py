@@ -18,7 +18,7 @@ from rlhf_lightning.models.adapters import base_weights, merged, save_adapter
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.card_files import keep_cards, write_cards
 from rlhf_lightning.models.fidelity import Difference, check_written, output_difference
-from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.heads import NEW_HEAD, ScalarModel
 from rlhf_lightning.models.lora import has_adapters
 from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.quiet import quiet_transformers
@@ -93,11 +93,14 @@ def export_model(
     told: list[str] = []
     if has_adapters(plain):
         save_adapter(plain, adapter, head="score" if scalar else None)
-        (adapter / BASE).write_text(json.dumps({"fingerprint": base_fingerprint(plain)}), encoding="utf-8")
+        known = {"fingerprint": base_fingerprint(plain), NEW_HEAD: getattr(plain.config, NEW_HEAD, None)}
+        (adapter / BASE).write_text(json.dumps(known), encoding="utf-8")
         encoder.save(adapter)
         if merge:
             whole = merged(plain, adapter)
             _name_special_tokens(whole, encoder)
+            if known[NEW_HEAD] is not None:
+                setattr(whole.config, NEW_HEAD, known[NEW_HEAD])
             found = output_difference(model, ScalarModel(whole) if scalar else whole, encoder, scalar=scalar)
             difference = found.largest
             told.append(_told(found, plain, scalar))

@@ -93,15 +93,15 @@ def load_scalar_model(
 
     Args:
         name: a local folder or a hub id.
-        head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
-            from ``seed`` (a reward model starts from a language model).
+        head: ``pretrained`` requires a saved head that was trained (a value model starts from a reward model);
+            ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
         dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
             activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
 
     Raises:
-        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing, and an architecture that
-            transformers cannot give one scalar per token.
+        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing or untrained, and an
+            architecture that transformers cannot give one scalar per token.
     """
     if init == "random" and head == "pretrained":
         raise UserError(
@@ -124,8 +124,13 @@ def load_scalar_model(
     elif head != "pretrained":
         raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
     elif any(key.startswith("score.") for key in missing):
-        raise UserError(f"{name} holds no score head: train a reward model first, or ask for head=new")
+        raise UserError(
+            f"{name} holds no score head, so it is no reward model: give the folder of one (rlhf-train stage=reward), "
+            "or for a value model alone ask for head=new"
+        )
     _refuse_missing(name, missing)
+    if head == "pretrained":
+        scalar.check_head(name)
     if lora:
         add_lora(model, lora, head="score")
     if activation_checkpointing:

@@ -16,6 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import load_adapter
 from rlhf_lightning.models.export import BASE, base_fingerprint
 from rlhf_lightning.models.forward import hidden_states, last_states
+from rlhf_lightning.models.heads import NEW_HEAD, check_trained_head
 from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
@@ -103,7 +104,8 @@ class SharedReward:
                 "module.roles=shared: model.lora.modules_to_save trains whole modules, which other roles' adapters do "
                 "not have; leave it empty or set module.roles=separate"
             )
-        trained_on = json.loads((self.folder / BASE).read_text(encoding="utf-8"))["fingerprint"]
+        known = json.loads((self.folder / BASE).read_text(encoding="utf-8"))
+        trained_on = known["fingerprint"]
         mine = base_fingerprint(base)
         if trained_on != mine:
             raise UserError(
@@ -115,6 +117,7 @@ class SharedReward:
             device = next(base.parameters()).device
             head = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False, device=device)
             load_adapter(base, self.folder, adapter=role, head=head)
+            check_trained_head(head.weight, known.get(NEW_HEAD), f"module.reward.name={self.folder.parent}")
             roles[role] = AdaptedScalar(base, role, head)
         roles["reward"].requires_grad_(False).eval()
         for parameter in adapter_modules(base, "value").parameters():

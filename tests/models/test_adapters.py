@@ -159,7 +159,7 @@ def test_a_half_precision_base_scores_under_a_full_precision_head(
     causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
 ) -> None:
     base: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "dtype": "bfloat16", "lora": Lora(rank=4)}
-    folder = save_model_folder(load_scalar_model(head="new", **base), encoder, tmp_path / "reward")
+    folder = save_model_folder(shaken(load_scalar_model(head="new", **base)), encoder, tmp_path / "reward")
     shared = SharedReward(name=str(folder))
     value = shared.bind(load_causal_lm(**base))
     assert shared.score_ids(IDS, LENGTHS).isfinite().all()
@@ -221,6 +221,24 @@ def test_a_quantised_base_is_named_as_the_reason_of_the_difference(
     found = export_model(model, encoder, tmp_path / "reward")
     assert found.difference is not None and found.difference > 1e-4
     assert "a score differs" in found.comparison and "trained on a quantised base" in found.comparison
+
+
+def test_an_adapter_without_a_trained_head_is_refused(
+    causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    name = str(causal_lm_folders["llama"])
+    policy = save_model_folder(load_causal_lm(name=name, lora=Lora(rank=4)), encoder, tmp_path / "policy")
+    with pytest.raises(UserError, match=r"policy/adapter holds no score head of 32 numbers: give a reward model's"):
+        SharedReward(name=str(policy)).bind(load_causal_lm(name=name, lora=Lora(rank=4)))
+    model = load_scalar_model(name=name, head="new", lora=Lora(rank=4))
+    fresh = save_model_folder(model, encoder, tmp_path / "reward")
+    with pytest.raises(UserError, match=r"module\.reward\.name=.*reward: the score head is as it was drawn.*stage=rew"):
+        SharedReward(name=str(fresh)).bind(load_causal_lm(name=name, lora=Lora(rank=4)))
+    with pytest.raises(UserError, match="reward: the score head is as it was drawn"):
+        load_scalar_model(name=str(fresh))  # as the value model of separate roles reads it, merged
+    quantized = load_scalar_model(name=name, head="new", lora=Lora(rank=4), quantization=Quantization(kind="int8"))
+    with pytest.raises(UserError, match="reward: the score head is as it was drawn"):
+        load_scalar_model(name=str(save_model_folder(quantized, encoder, tmp_path / "reward")))
 
 
 def test_a_folder_without_an_adapter_is_refused(reward_model_folders: dict[str, Path]) -> None:
