@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import reported, require_values, run_script
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.logs import last_metrics
 from rlhf_lightning.models import Exported, RunRecord, ScalarModel, export_model, has_adapters
 from rlhf_lightning.modules import run_record
+from rlhf_lightning.modules.checkpoints import read_checkpoint
 from rlhf_lightning.train import quieten
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,17 @@ def export_checkpoint(
         raise UserError(f"checkpoint={path}: there is no {recipe}, which says what the checkpoint is of")
     if folder.exists():
         raise UserError(f"out={folder} exists already: choose another folder")
+    state = read_checkpoint(path)
     config: Any = OmegaConf.load(recipe)
     module = instantiate(config.module)
     role = ROLES.get(type(module).__name__)
     if role is None:
         raise UserError(f"{recipe} is of a {type(module).__name__}, of which rlhf-export does not know what to export")
     module.configure_model()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.on_load_checkpoint(state)
+    try:
+        module.on_load_checkpoint(state)
+    except CheckpointError as error:
+        raise UserError(f"{path}: {error}") from error
     module.load_state_dict(state["state_dict"])
     model = getattr(module, role)
     plain = model.model if isinstance(model, ScalarModel) else model

@@ -185,12 +185,28 @@ def test_ppo_does_not_start_on_what_is_no_trained_reward_model(
     assert not list(Path("ppo").glob("checkpoints/*"))
 
 
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    script: Callable[..., None], causal_lm_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("d.jsonl", {"prompt": "say hi", "response": "hi there"})
+    Path("half.ckpt").write_bytes(b"PK")
+    command = ["stage=sft", f"model.name={causal_lm_folders['llama']}", "data.train=d.jsonl", "run_dir=sft"]
+    with pytest.raises(SystemExit):
+        script(train.main, *command, "resume=half.ckpt")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert "half.ckpt is no checkpoint, or one that was cut off" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["checkpoint=none.ckpt", "out=x"], "none.ckpt: no such file"),
         (["checkpoint=run/checkpoints/a.ckpt", "out=x"], "there is no run/config.yaml"),
         (["checkpoint=sft/checkpoints/CKPT", "out=sft"], "out=sft exists already"),
+        (["checkpoint=sft/checkpoints/empty.ckpt", "out=x"], "empty.ckpt is no checkpoint, or one that was cut off"),
+        (["checkpoint=sft/checkpoints/half.ckpt", "out=x"], "half.ckpt is no checkpoint, or one that was cut off"),
+        (["checkpoint=sft/checkpoints/damaged.ckpt", "out=x"], "damaged.ckpt could not be read ("),
+        (["checkpoint=sft/checkpoints/other.ckpt", "out=x"], "other.ckpt holds no state of a module"),
         (["checkpoint=sft/checkpoints/CKPT", "out=x", "merge=false"], "this checkpoint has none: set merge=true"),
     ],
 )
@@ -206,7 +222,13 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     Path("run/checkpoints/a.ckpt").touch()
     command = ["stage=sft", f"model.name={causal_lm_folders['llama']}", "data.train=d.jsonl", "run_dir=sft"]
     script(train.main, *command, "trainer.max_epochs=1")
-    name = sorted(path.name for path in Path("sft/checkpoints").glob("*.ckpt"))[-1]
+    (whole,) = Path("sft/checkpoints").glob("*.ckpt")
+    name, content = whole.name, whole.read_bytes()
+    whole.with_name("empty.ckpt").touch()
+    whole.with_name("half.ckpt").write_bytes(content[: len(content) // 2])
+    torch.save({"weights": 1}, whole.with_name("other.ckpt"))
+    start = content.index(b"data.pkl")
+    whole.with_name("damaged.ckpt").write_bytes(content[: start + 60] + b"?" * 100 + content[start + 160 :])
     with pytest.raises(SystemExit):
         script(export.main, *(argument.replace("CKPT", name) for argument in arguments))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]

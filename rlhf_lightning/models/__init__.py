@@ -4,13 +4,8 @@ from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
-from rlhf_lightning.models.export import (
-    Exported,
-    base_fingerprint,
-    export_model,
-    save_model_folder,
-    weights_fingerprint,
-)
+from rlhf_lightning.models.export import Exported, export_model, save_model_folder
+from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel

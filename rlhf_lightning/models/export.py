@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.models.adapters import base_weights, merged, save_adapter
+from rlhf_lightning.models.adapters import merged, save_adapter
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.card_files import keep_cards, write_cards
 from rlhf_lightning.models.fidelity import Difference, check_written, output_difference
+from rlhf_lightning.models.fingerprints import base_fingerprint
 from rlhf_lightning.models.heads import NEW_HEAD, ScalarModel
 from rlhf_lightning.models.lora import has_adapters
 from rlhf_lightning.models.quantization import is_quantized
@@ -165,23 +164,3 @@ def _name_special_tokens(model: nn.Module, encoder: Encoder) -> None:
 
 def _as_list(ids: int | list[int] | None) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A short hash of names, shapes and the first values of every weight: cheap at any size, equal on every device,
-    and different for different models."""
-    return _fingerprint(model.state_dict())
-
-
-def base_fingerprint(model: nn.Module) -> str:
-    """The same of the frozen weights beneath adapters, a scalar head left out: that of the base that was loaded."""
-    heads = ("score.", "lm_head.", "embed_out.")  # a causal and a scalar model of one base differ in them
-    return _fingerprint({name: w for name, w in base_weights(model).items() if not name.startswith(heads)})
-
-
-def _fingerprint(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import load_adapter
-from rlhf_lightning.models.export import BASE, base_fingerprint
+from rlhf_lightning.models.export import BASE
+from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import hidden_states, last_states
 from rlhf_lightning.models.heads import NEW_HEAD, check_trained_head
 from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
@@ -126,6 +127,11 @@ class SharedReward:
         self.model = roles["reward"]
         return roles["value"]
 
+    def fingerprint(self) -> str:
+        """Of the adapter and its head."""
+        assert self.model is not None  # bound in PPOModule.configure_model
+        return weights_fingerprint(nn.ModuleList([self.model, adapter_modules(self.model.base, self.model.adapter)]))
+
     def to(self, device: torch.device | str) -> SharedReward:
         """Move the head; the base is the policy's."""
         if self.model is not None:
@@ -133,8 +139,26 @@ class SharedReward:
         return self
 
     def shares_tokenizer(self, encoder: Encoder) -> bool:
-        """It reads the policy's ids."""
+        """It reads the policy's ids: :meth:`check_tokenizer` has refused others."""
         return True
+
+    def check_tokenizer(self, encoder: Encoder) -> None:
+        """Compare the tokenizer beside the reward adapter with the policy's.
+
+        Raises:
+            UserError: other ids, or another chat template.
+        """
+        own = Encoder.from_pretrained(self.folder.parent)
+        if Encoder(own.tokenizer, system=encoder.system if own.tokenizer.chat_template else None).fingerprint() == (
+            encoder.fingerprint()
+        ):
+            return
+        same = own.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
+        raise UserError(
+            f"module.reward.name={self.folder.parent} has another {'chat template' if same else 'tokenizer'} than the "
+            "policy, whose ids it would read with module.roles=shared: train the reward model from the policy's SFT "
+            "model, or set module.roles=separate, where it reads text"
+        )
 
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""

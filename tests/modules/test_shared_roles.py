@@ -19,6 +19,7 @@ from rlhf_lightning.models import (
     Quantization,
     RewardModelScorer,
     SharedReward,
+    WeightedSum,
     adapter_modules,
     has_adapters,
     load_causal_lm,
@@ -297,3 +298,91 @@ def test_what_trains_beyond_the_roles_is_refused(
     next(adapter_modules(frozen_part.policy, "value").parameters()).requires_grad_(False)
     with pytest.raises(UserError, match="of the value's adapter is frozen"):
         run(frozen_part, {"prompts": prompts})
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_model_with_an_adapter_is_not_converted_as_a_whole(
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    causal_lm_folders: dict[str, Path],
+    prompts: PromptBatch,
+    tokens: TokenBatch,
+    comparisons: ComparisonBatch,
+    stage: str,
+    precision: str,
+) -> None:
+    common: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "lora": LORA}
+    module: Any
+    if stage == "sft":
+        module, batch = SFTModule(policy=lambda: load_causal_lm(**common)), tokens
+    elif stage == "reward":
+        module, batch = RewardModule(reward_model=lambda: load_scalar_model(head="new", **common)), comparisons
+    else:
+        module, batch = make("shared"), {"prompts": prompts}  # type: ignore[assignment]
+    dtype = {"bf16-true": "bfloat16", "16-true": "float16"}[precision]
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision} would.*model\.dtype={dtype}.*32-true"):
+        fit(module, [batch], precision=precision)
+
+
+def test_a_base_in_half_precision_is_known_again(
+    fit: Callable[..., L.Trainer], causal_lm_folders: dict[str, Path], tokens: TokenBatch, tmp_path: Path
+) -> None:
+    """What the refusal of bf16-true advises."""
+
+    def module() -> SFTModule:
+        options: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "dtype": "bfloat16", "lora": LORA}
+        return SFTModule(policy=lambda: load_causal_lm(**options), learning_rate=1e-2)
+
+    first = module()
+    fit(first, [tokens]).save_checkpoint(tmp_path / "one.ckpt")
+    trained = {w.dtype for w in first.policy.parameters() if w.requires_grad}
+    assert (first.policy.dtype, trained) == (torch.bfloat16, {torch.float32})
+    fit(module(), [tokens], ckpt_path=tmp_path / "one.ckpt", max_epochs=2)
+
+
+def test_a_resumed_run_knows_its_reward(
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    rewarded: Callable[..., str],
+    encoder: Encoder,
+    causal_lm_folders: dict[str, Path],
+    prompts: PromptBatch,
+    tmp_path: Path,
+) -> None:
+    batches = [{"prompts": prompts}]
+    model = load_scalar_model(name=str(causal_lm_folders["llama"]), head="new", lora=LORA)
+    model.head.weight.data.mul_(1.25)
+    other = str(save_model_folder(model, encoder, tmp_path / "other"))
+    for roles, reward in (("separate", RewardModelScorer), ("shared", SharedReward)):
+        path = tmp_path / f"{roles}.ckpt"
+        own = rewarded()
+        fit(make(roles), batches).save_checkpoint(path)
+        fit(make(roles, reward=reward(name=own)), batches, ckpt_path=path, max_epochs=2)
+        with pytest.raises(UserError, match=r"checkpoint was trained on reward \w+, this run's is \w+: give the"):
+            fit(make(roles, reward=reward(name=other)), batches, ckpt_path=path, max_epochs=2)
+        two = [WeightedSum(rewards=[RewardModelScorer(name=own), len_of], weights=[1.0, w]) for w in (0.5, 0.25)]
+        if roles == "separate":
+            fit(make(roles, reward=two[0]), batches).save_checkpoint(path)
+            with pytest.raises(UserError, match=r"trained on reward \w+ 1.0 0.5, this run's is \w+ 1.0 0.25"):
+                fit(make(roles, reward=two[1]), batches, ckpt_path=path, max_epochs=2)
+
+
+def len_of(prompts: list[str], responses: list[str]) -> torch.Tensor:
+    return torch.tensor([float(len(response)) for response in responses])
+
+
+def test_the_reward_adapter_must_read_the_policys_ids(
+    run: Run, make: Callable[..., PPOModule], rewarded: Callable[..., str], prompts: PromptBatch
+) -> None:
+    folder = rewarded()
+    templated = Encoder.from_pretrained(folder)
+    templated.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
+    with pytest.raises(UserError, match=r"module\.reward\.name=.* has another chat template than the policy.*separate"):
+        run(make("shared", encoder=templated), {"prompts": prompts})
+    module = make("shared", reward=SharedReward(name=folder))
+    larger = Encoder.from_pretrained(folder)
+    larger.tokenizer.add_tokens(["cat"])
+    larger.save(folder)
+    with pytest.raises(UserError, match=r"module\.reward\.name=.* has another tokenizer than the policy"):
+        run(module, {"prompts": prompts})
