@@ -22,6 +22,7 @@ LORA = {
     "use_rslora": "lora.use_rslora",
     "use_dora": "lora.use_dora",
     "modules_to_save": "lora.modules_to_save",
+    "trainable_token_indices": "lora.trainable_tokens",
 }
 
 

@@ -24,6 +24,7 @@ from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.token_rows import with_token_ids
 
 Init = Literal["pretrained", "random"]
 Head = Literal["pretrained", "new"]
@@ -68,7 +69,7 @@ def load_causal_lm(
     if "flash" not in (attn_implementation or ""):  # which runs on a GPU alone, where the model is not yet
         check_causal_lm(model, name=name)
     if lora:
-        add_lora(model, lora)
+        add_lora(model, with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code))
     if activation_checkpointing:
         _checkpoint(model)
     return model
@@ -132,7 +133,8 @@ def load_scalar_model(
     if head == "pretrained":
         scalar.check_head(name)
     if lora:
-        add_lora(model, lora, head="score")
+        known = with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code)
+        add_lora(model, known, head="score")
     if activation_checkpointing:
         _checkpoint(model)
     return scalar

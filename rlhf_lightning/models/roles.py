@@ -18,7 +18,7 @@ from rlhf_lightning.models.export import BASE
 from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import hidden_states, last_states
 from rlhf_lightning.models.heads import NEW_HEAD, check_trained_head
-from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
+from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters, require_peft
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.scoring import RewardModelScorer, score_by_length
@@ -112,6 +112,12 @@ class SharedReward:
             raise UserError(
                 f"the reward adapter in {self.folder} was trained on base {trained_on}, the policy's is {mine}: train "
                 "it from the same SFT model with the same model/quantization, or set module.roles=separate"
+            )
+        rows = require_peft().LoraConfig.from_pretrained(str(self.folder)).trainable_token_indices
+        if rows and not base.peft_config[ADAPTER].trainable_token_indices:
+            raise UserError(
+                f"the reward adapter in {self.folder} trains tokens of its own and the policy's trains none, which "
+                "peft does not save: set model.lora.trainable_tokens here, too, or module.roles=separate"
             )
         roles = {}
         for role in ("reward", "value"):

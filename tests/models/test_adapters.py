@@ -20,6 +20,7 @@ from rlhf_lightning.models import (
     Lora,
     Quantization,
     SharedReward,
+    adapter_active,
     add_lora,
     export_model,
     load_causal_lm,
@@ -64,12 +65,17 @@ def shaken(model: Any) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("option", ["whole modules", "dora", "tokens", "embedding"])
 def test_a_policy_is_the_same_merged_and_alone(
-    causal_lm_folders: dict[str, Path], architecture: str, encoder: Encoder, tmp_path: Path, use_dora: bool
+    causal_lm_folders: dict[str, Path], architecture: str, encoder: Encoder, tmp_path: Path, option: str
 ) -> None:
     base = causal_lm_folders[architecture]
-    lora = Lora(rank=4, modules_to_save=["lm_head"] if architecture == "llama" else [], use_dora=use_dora)
+    lora = {
+        "whole modules": Lora(rank=4, modules_to_save=["lm_head"] if architecture == "llama" else []),
+        "dora": Lora(rank=4, use_dora=True),
+        "tokens": Lora(rank=4, trainable_tokens=["eos", "c", 9]),  # gpt2's output layer is tied, llama's is not
+        "embedding": Lora(rank=4, target_modules=["embed_tokens", "q_proj"] if architecture == "llama" else None),
+    }[option]
     model = shaken(load_causal_lm(name=str(base), lora=lora))
     with torch.no_grad():
         expected = model(IDS).logits
@@ -116,6 +122,38 @@ def test_a_quantised_base_is_merged_unquantised(
     name = "model.layers.1.mlp.up_proj.weight"
     torch.testing.assert_close(found[name], original[name] + update, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["model.norm.weight"], original["model.norm.weight"])
+
+
+@pytest.mark.parametrize("of_policy", [[], ["eos", "a"]])
+@pytest.mark.parametrize("of_reward", [[], ["eos", "b"]])
+def test_rows_of_tokens_follow_their_adapter(
+    causal_lm_folders: dict[str, Path],
+    architecture: str,
+    encoder: Encoder,
+    tmp_path: Path,
+    of_policy: list[str | int],
+    of_reward: list[str | int],
+) -> None:
+    name = str(causal_lm_folders[architecture])
+    reward = shaken(load_scalar_model(name=name, head="new", lora=Lora(rank=4, trainable_tokens=of_reward)))
+    ids = torch.tensor([encoder.response(text)[:6] for text in ("a b ab", "b. . a")])
+    lengths = torch.tensor([6, 5])
+    shared = SharedReward(name=str(save_model_folder(reward, encoder, tmp_path / "reward")))
+    policy = shaken(load_causal_lm(name=name, lora=Lora(rank=2, trainable_tokens=of_policy)))
+    with torch.no_grad():
+        scores, logits = reward.score(ids, lengths), policy(ids).logits
+        if of_reward and not of_policy:
+            with pytest.raises(UserError, match=r"tokens of its own and the policy's trains none.*roles=separate"):
+                shared.bind(policy)
+            return
+        value = shared.bind(policy)
+        torch.testing.assert_close(shared.score_ids(ids, lengths), scores, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(value.score(ids, lengths), scores, rtol=1e-5, atol=1e-5)
+        assert torch.equal(policy(ids).logits, logits)
+        with adapter_active(policy, None):
+            torch.testing.assert_close(policy(ids).logits, load_causal_lm(name=name)(ids).logits, rtol=0, atol=0)
+        found = load_causal_lm(name=str(save_model_folder(policy, encoder, tmp_path / "policy")))(ids).logits
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("quantization", [None, Quantization(kind="int8"), Quantization(kind="nf4")])
