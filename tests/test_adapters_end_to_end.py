@@ -51,6 +51,7 @@ def test_all_stages_with_adapters_on_one_base(
     write("c.jsonl", *[{"prompt": p, "responses": RESPONSES, "ranks": [1, 2, 3]} for p in prompts])
     write("p.jsonl", *[{"prompt": p} for p in prompts])
     lora = ["model/lora=default", f"model/quantization={quantization}", "trainer.accelerator=cpu"]
+    lora += ["model.lora.trainable_tokens=[eos]"] if quantization == "none" else []
     base = f"model.name={causal_lm_folders['llama']}"
     caplog.set_level(logging.WARNING)
     rate = "module.learning_rate=1e-2"
