@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.logs import join_sessions, put_aside
-from rlhf_lightning.modules.checkpoints import newest_checkpoint
+from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except UserError as error:
-        if checkpoint is not None and "checkpoint" in str(error):
-            raise UserError(f"{checkpoint}: {error}") from error
-        raise
+    except CheckpointError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
     except SystemExit:
         if trainer.interrupted:  # Ctrl-C, after which Lightning leaves with its own code
             raise KeyboardInterrupt from None
@@ -70,6 +68,7 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
         return None
     if not Path(resume).is_file():
         raise UserError(f"resume={resume}: no such file; give a checkpoint file, auto or null")
+    check_file(Path(resume))
     return Path(resume)
 
 

@@ -1,9 +1,11 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
 from rlhf_lightning.models.architecture import check_causal_lm
+from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
-from rlhf_lightning.models.export import base_fingerprint, save_model_folder, weights_fingerprint
+from rlhf_lightning.models.export import Exported, export_model, save_model_folder
+from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
@@ -22,12 +24,14 @@ from rlhf_lightning.models.vocabulary import check_vocabulary
 __all__ = [
     "ADAPTER",
     "AdaptedScalar",
+    "Exported",
     "Generation",
     "Lora",
     "PackedStates",
     "PromptTreeStates",
     "Quantization",
     "RewardModelScorer",
+    "RunRecord",
     "ScalarModel",
     "SharedReward",
     "TokenLogprobs",
@@ -40,6 +44,7 @@ __all__ = [
     "check_causal_lm",
     "check_vocabulary",
     "context_length",
+    "export_model",
     "generate",
     "generation_mode",
     "has_adapters",

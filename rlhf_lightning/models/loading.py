@@ -24,6 +24,7 @@ from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.token_rows import with_token_ids
 
 Init = Literal["pretrained", "random"]
 Head = Literal["pretrained", "new"]
@@ -68,7 +69,7 @@ def load_causal_lm(
     if "flash" not in (attn_implementation or ""):  # which runs on a GPU alone, where the model is not yet
         check_causal_lm(model, name=name)
     if lora:
-        add_lora(model, lora)
+        add_lora(model, with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code))
     if activation_checkpointing:
         _checkpoint(model)
     return model
@@ -93,15 +94,15 @@ def load_scalar_model(
 
     Args:
         name: a local folder or a hub id.
-        head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
-            from ``seed`` (a reward model starts from a language model).
+        head: ``pretrained`` requires a saved head that was trained (a value model starts from a reward model);
+            ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
         dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
             activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
 
     Raises:
-        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing, and an architecture that
-            transformers cannot give one scalar per token.
+        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing or untrained, and an
+            architecture that transformers cannot give one scalar per token.
     """
     if init == "random" and head == "pretrained":
         raise UserError(
@@ -124,10 +125,16 @@ def load_scalar_model(
     elif head != "pretrained":
         raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
     elif any(key.startswith("score.") for key in missing):
-        raise UserError(f"{name} holds no score head: train a reward model first, or ask for head=new")
+        raise UserError(
+            f"{name} holds no score head, so it is no reward model: give the folder of one (rlhf-train stage=reward), "
+            "or for a value model alone ask for head=new"
+        )
     _refuse_missing(name, missing)
+    if head == "pretrained":
+        scalar.check_head(name)
     if lora:
-        add_lora(model, lora, head="score")
+        known = with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code)
+        add_lora(model, known, head="score")
     if activation_checkpointing:
         _checkpoint(model)
     return scalar
@@ -150,6 +157,7 @@ def _load(
     load = functools.partial(auto.from_pretrained, name, config=config, revision=revision, **options)
     with naming(name), quiet_transformers():
         if init == "random":
+            config.name_or_path = ""  # these weights come from nowhere, which a model card tells
             return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if not quantization:
             model, info = load(output_loading_info=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.fingerprints import weights_fingerprint
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
 from rlhf_lightning.models.quantization import Quantization
@@ -85,6 +86,10 @@ class RewardModelScorer:
         self.model.to(device)
         return self
 
+    def fingerprint(self) -> str:
+        """Of the model's weights."""
+        return weights_fingerprint(self.model)
+
     def shares_tokenizer(self, encoder: Encoder) -> bool:
         """Whether ids of ``encoder`` mean the same to this model, the chat template included."""
         if self._compared is None or self._compared[0] is not encoder:
@@ -151,6 +156,11 @@ class WeightedSum:
             if hasattr(reward, "to"):
                 reward.to(device)
         return self
+
+    def fingerprint(self) -> str:
+        """Of those rewards that have one, with all weights."""
+        known = [reward.fingerprint() for reward in self.rewards if hasattr(reward, "fingerprint")]
+        return " ".join([*known, *map(str, self.weights)])
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None

@@ -1,9 +1,17 @@
-"""Names of a run's checkpoints. They hold no ``=``, which Hydra would read as an override."""
+"""Names of a run's checkpoints, and whether a file is one. The names hold no ``=``, which Hydra would read as an
+override."""
 
 from __future__ import annotations
 
+import pickle
 import re
+import zipfile
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_lightning.errors import UserError, one_line
 
 NAME = re.compile(r"iteration-(\d{6,})\.ckpt")
 
@@ -25,3 +33,34 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     """The complete checkpoint of the latest iteration in ``folder``, or ``None``."""
     found = complete_checkpoints(folder)
     return found[max(found)] if found else None
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be a whole checkpoint, without reading it: an archive of which the end is there.
+
+    Raises:
+        UserError: it is none; what is no file is left to who reads it.
+    """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is no checkpoint, or one that was cut off: give another one of that run's checkpoints/"
+        )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file of Lightning holds, on the CPU.
+
+    Raises:
+        UserError: a file that cannot be read, or holds no module.
+    """
+    check_file(path)
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, KeyError, OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} could not be read ({one_line(error, most=120)}): it is damaged, or no checkpoint of Lightning; "
+            "give another one of that run's checkpoints/"
+        ) from error
+    if not isinstance(state, dict) or not {"state_dict", "global_step"} <= state.keys():
+        raise UserError(f"{path} holds no state of a module: give a .ckpt file of a run's checkpoints/")
+    return state

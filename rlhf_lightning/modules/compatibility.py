@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Compare names and shapes before torch does, whose error lists every weight on a line of its own.
 
     Raises:
-        UserError: a weight that is missing, unknown or of another shape.
+        CheckpointError: a weight that is missing, unknown or of another shape.
     """
     own = module.state_dict()
     for name in (*own, *weights):
         here = tuple(own[name].shape) if name in own else None
         there = tuple(weights[name].shape) if name in weights else None
         if here != there:
-            raise UserError(
+            raise CheckpointError(
                 f"the checkpoint is of another model: {name} has shape {there} there and {here} here; "
                 "give the checkpoint of this model, or the model of this checkpoint"
             )

@@ -20,6 +20,7 @@ from rlhf_lightning.models import (
     has_adapters,
     trainable,
 )
+from rlhf_lightning.modules.adapter_checkpoints import check_precision
 from rlhf_lightning.modules.ppo_state import frozen_copy
 
 Sharing = Literal["separate", "shared"]
@@ -81,11 +82,12 @@ def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Mo
 
 
 def check_trainable(module: nn.Module, parts: dict[str, nn.Module]) -> None:
-    """What trains must be what the roles say, no more and no less.
+    """What trains must be what the roles say, no more and no less, and in the precision that it was made in.
 
     Raises:
-        UserError: a parameter that trains and belongs to no role, or an adapter that is frozen.
+        UserError: a parameter that trains and belongs to no role, an adapter that is frozen, or one in half precision.
     """
+    check_precision(module)
     claimed = {id(parameter) for part in parts.values() for parameter in part.parameters() if parameter.requires_grad}
     for name, parameter in module.named_parameters():
         ours = name.startswith(("policy.", "value.", "reference."))  # what else a module has is its own matter

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError
 from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.compatibility import check_weights
@@ -36,6 +36,7 @@ def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
         "kl_coef": float(module.kl_coef),
         "generator": module.saved_random_state if module.generator is None else module.generator.get_state(),
         "reference": _reference(module),
+        "reward": _reward(module.reward),
     }
 
 
@@ -43,16 +44,22 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Take back what :func:`save_state` saved.
 
     Raises:
-        UserError: the checkpoint is not of a PPO run, or of one with another reference or architecture.
+        CheckpointError: the checkpoint is not of a PPO run, or of one with another reference, reward or architecture.
     """
     state = checkpoint.get("ppo")
     if state is None:
-        raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
+        raise CheckpointError("the checkpoint holds no PPO state; give one that a PPO run wrote")
     mine = _reference(module)
     if state["reference"] != mine:
-        raise UserError(
+        raise CheckpointError(
             f"the checkpoint was trained against reference {state['reference']}, this run's is {mine}: "
             "start from the same SFT model, or begin a new run"
+        )
+    known, reward = state.get("reward"), _reward(module.reward)
+    if known is not None and reward is not None and known != reward:
+        raise CheckpointError(
+            f"the checkpoint was trained on reward {known}, this run's is {reward}: give the same module.reward with "
+            "the same dtype and quantisation, or begin a new run"
         )
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
@@ -71,3 +78,11 @@ def _reference(module: PPOModule) -> str:
         return weights_fingerprint(reference)
     learned = any(weight.any() for name, weight in reference.named_parameters() if "lora_B" in name)
     return weights_fingerprint(reference) if learned and module.reference is not None else base_fingerprint(reference)
+
+
+def _reward(reward: Any) -> str | None:
+    """A fingerprint of the reward, where it has weights; a function has none that could be compared."""
+    if isinstance(reward, nn.Module):
+        return weights_fingerprint(reward)
+    own = getattr(reward, "fingerprint", None)
+    return None if own is None else str(own())

@@ -13,7 +13,7 @@ from rlhf_lightning.data import ComparisonBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import PromptTreeStates, ScalarModel, check_vocabulary, trainable
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import (
     by_length,
     comparison_rows,
@@ -115,6 +115,7 @@ class RewardModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
         check_context(self.reward_model.model, data)

@@ -13,7 +13,7 @@ from rlhf_lightning.data import PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import PackedStates, TokenLogprobs, check_vocabulary, trainable
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -107,6 +107,7 @@ class SFTModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.policy, getattr(data, "encoder", None), role="policy")
         check_context(self.policy, data)

