@@ -23,10 +23,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": {"data"},
     "modules": {"functional", "planning", "models", "data"},
     "evaluation": {"functional", "models", "data"},
+    "diagnosis": {"functional", "planning", "models", "data", "modules"},
     "callbacks": {"functional", "planning", "models", "data", "modules"},
 }
 # Folders that are entered by their public names alone.
-CLOSED = {"data", "models", "planning", "sandbox", "evaluation"}
+CLOSED = {"data", "models", "planning", "sandbox", "evaluation", "diagnosis"}
 # Tokenizers and configurations are no models; everything else of transformers stays in `models`.
 OF_TRANSFORMERS = {"AutoTokenizer", "PreTrainedTokenizerFast", "LlamaConfig"}
 

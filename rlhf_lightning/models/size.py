@@ -67,7 +67,7 @@ def model_size(
         model = auto.from_config(config, **options)
         if lora:
             add_lora(model, lora, head="score" if scalar else None)
-    return measure(model, quantization=quantization, checkpointing=activation_checkpointing)
+    return measure(model, quantization=quantization or None, checkpointing=activation_checkpointing)
 
 
 def measure(model: nn.Module, *, quantization: Quantization | None = None, checkpointing: bool = False) -> ModelSize:

@@ -27,7 +27,7 @@ from rlhf_lightning.planning import (
 )
 
 LOOKED_AT = 2000
-"""Comparisons whose lengths are looked at."""
+"""Comparisons whose completions are counted."""
 
 
 def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:
@@ -44,9 +44,10 @@ def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:
     if isinstance(module, PPOModule):
         return _ppo(module, data)
     if isinstance(module, RewardModule):
-        size, (rows, tokens) = size_of_factory(module._reward_model_factory), _completions(data, module)
+        size, rows, tokens = size_of_factory(module._reward_model_factory), _completions(data, module), _tokens(data)
         kind = optimizer_kind(module._optimizer_factory)
-        return None if size is None or not rows else plan_reward(size, rows=rows, tokens=tokens, optimizer=kind)
+        known = size is not None and rows and tokens
+        return plan_reward(size, rows=rows, tokens=tokens, optimizer=kind) if known else None
     if isinstance(module, SFTModule):
         size, tokens = size_of_factory(module._policy_factory), _tokens(data)
         rows = module.micro_batch_size or int(getattr(data, "batch_size", 0))
@@ -150,14 +151,11 @@ def _tokens(data: Any) -> int:
     return 0 if found is None else found[1]
 
 
-def _completions(data: Any, module: RewardModule) -> tuple[int, int]:
-    """Completions of the largest micro-batch and tokens of the longest one, among the first comparisons; 0, 0 where
-    they are not known."""
+def _completions(data: Any, module: RewardModule) -> int:
+    """Completions of the largest micro-batch that the first comparisons can make; 0 where they are not known."""
     rows: Any = getattr(data, "train_rows", None)
     if not hasattr(rows, "__getitems__") or not hasattr(data, "batch_size"):
-        return 0, 0
+        return 0
     first = rows.__getitems__(list(range(min(len(rows), LOOKED_AT))))
     counts = sorted((len(row["response_ids"]) for row in first), reverse=True)
-    tokens = max(len(row["prompt_ids"]) + len(response) for row in first for response in row["response_ids"])
-    prompts = min(module.micro_batch_size or data.batch_size, len(counts))
-    return sum(counts[:prompts]), tokens
+    return sum(counts[: module.micro_batch_size or data.batch_size])
