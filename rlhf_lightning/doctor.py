@@ -18,7 +18,7 @@ from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.diagnosis import Finding, diagnose, plan_of
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import load_scalar_model
-from rlhf_lightning.planning import MemoryPlan, gigabytes
+from rlhf_lightning.planning import MemoryPlan, gigabytes, peak_line
 from rlhf_lightning.train import quieten
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "dim"}
@@ -89,7 +89,7 @@ def print_findings(findings: list[Finding], plan: MemoryPlan | None, console: Co
         cells = [getattr(role, name) for name in columns]
         memory.add_row(role.role, *(gigabytes(cell) if cell else "" for cell in cells))
     console.print(memory)
-    console.print(f"At most at one time: {gigabytes(plan.peak)}, in the {plan.largest_phase} phase")
+    console.print(peak_line(plan))
 
 
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="doctor")

@@ -62,6 +62,6 @@ def diagnose(
         "reward head": lambda: belongings.head(reward),
         "data": data_rows,
         "adapter learns": lambda: runs.adapter_learns(patient),  # behind the others: it moves the adapter
-        "memory": lambda: memory.fits(plan() if plan else None, available),
+        "memory": lambda: memory.fits(plan() if plan else None, available, device),
     }
     return [examine(name, check) for name, check in checks.items()]

@@ -22,20 +22,22 @@ def memory_of(device: torch.device) -> float | None:
     return float(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
 
 
-def fits(plan: MemoryPlan | None, available: float | None) -> str:
-    """The plan's peak is within what is available.
+def fits(plan: MemoryPlan | None, available: float | None, device: torch.device) -> str:
+    """The plan is within what is available.
 
     Args:
         plan: of the run.
+        device: of the run.
         available: bytes, measured before any model was loaded; ``None`` where it is not known.
     """
     if plan is None:
         raise NothingToCheck("the size of these models is not known")
-    need = f"{plan.stage} needs {gigabytes(plan.peak)} in its {plan.largest_phase} phase"
+    needed = plan.resident if device.type == "cpu" else plan.peak
+    need = f"{plan.stage} needs about {gigabytes(needed)} in its {plan.largest_phase}"
     if available is None:
         raise NothingToCheck(f"{need}; what this machine has is not known")
     found = f"{need}, {gigabytes(available)} are free"
-    if plan.peak > available:
+    if needed > available:
         ways = ["model/lora=default"] if any(role.optimizer > 0.1 * plan.peak for role in plan.roles) else []
         ways += ["model/quantization=nf4", "module.roles=shared", "model.activation_checkpointing=true"]
         ways += ["a smaller module.micro_batch_size"]

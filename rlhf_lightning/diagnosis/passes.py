@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.data import TokenBatch
 from rlhf_lightning.diagnosis.finding import CheckFailed
 from rlhf_lightning.diagnosis.patient import Patient, gap
-from rlhf_lightning.models import TokenLogprobs, check_vocabulary, generate, generation_mode
+from rlhf_lightning.models import TokenLogprobs, generate, generation_mode
 from rlhf_lightning.modules import SFTModule
 from rlhf_lightning.modules.trajectory import join, response_targets
 
@@ -19,7 +18,6 @@ from rlhf_lightning.modules.trajectory import join, response_targets
 def loads(patient: Patient) -> str:
     """Model and tokenizer load, and belong together."""
     patient.load()
-    check_vocabulary(patient.model, patient.encoder)
     weights = sum(parameter.numel() for parameter in patient.model.parameters())
     rows = patient.model.get_input_embeddings().num_embeddings
     return f"{type(patient.model).__name__}, {weights:,} weights, {rows:,} rows for the tokenizer's ids"
@@ -31,9 +29,9 @@ def padding(patient: Patient) -> str:
     logprobs = TokenLogprobs(model)
     real = torch.arange(batch.input_ids.shape[1], device=patient.device) < batch.lengths.unsqueeze(1)
     other = (patient.encoder.pad_token_id + 1) % model.get_input_embeddings().num_embeddings
-    worst = 0.0
+    rows, worst = _rows(batch.input_ids, batch.loss_mask, batch.lengths), 0.0
     with generation_mode(model):
-        alone = torch.cat([logprobs(row, mask)[0] for row, mask in _rows(batch)])
+        alone = torch.cat([logprobs(row, mask)[0] for row, mask in rows])
         for filler in (patient.encoder.pad_token_id, other):
             together, _ = logprobs(torch.where(real, batch.input_ids, filler), batch.loss_mask)
             worst = max(worst, gap(together, alone))
@@ -64,8 +62,10 @@ def generation(patient: Patient) -> str:
         chosen = sampled.response_ids[order, step].unsqueeze(1)
         seen[order, step] = logits.float().log_softmax(-1).gather(1, chosen).squeeze(1)
     ids = join(prompts, sampled, patient.encoder.pad_token_id)
+    targets, lengths = response_targets(prompts.lengths, sampled.lengths, ids.shape[1]), prompts.lengths + len(steps)
+    logprobs = TokenLogprobs(model)
     with generation_mode(model):
-        read, _ = TokenLogprobs(model)(ids, response_targets(prompts.lengths, sampled.lengths, ids.shape[1]))
+        read = torch.cat([logprobs(row, mask)[0] for row, mask in _rows(ids, targets, lengths)])
     worst = gap(seen.flatten(), read)
     if worst > patient.tolerance:
         raise CheckFailed(
@@ -102,7 +102,7 @@ def end_of_response(patient: Patient) -> str:
 
     hook = model.get_output_embeddings().register_forward_hook(keep)
     try:
-        module.loss(batch, batch.loss_mask.sum()).backward()
+        torch.autograd.backward(module.loss(batch, batch.loss_mask.sum()))
     finally:
         hook.remove()
         model.zero_grad()
@@ -117,8 +117,9 @@ def end_of_response(patient: Patient) -> str:
     return f"EOS (id {eos}) is a label of {len(ends)} of {len(last)} demonstrations and its logit learns{same}"
 
 
-def _rows(batch: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    for ids, mask, length in zip(batch.input_ids, batch.loss_mask, batch.lengths.tolist(), strict=True):
+def _rows(input_ids: Tensor, masks: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every row and its mask alone, without padding."""
+    for ids, mask, length in zip(input_ids, masks, lengths.tolist(), strict=True):
         yield ids[None, :length], mask[None, :length]
 
 

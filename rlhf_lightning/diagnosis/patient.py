@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch, collate_prompts, collate_tokens
 from rlhf_lightning.diagnosis.finding import NothingToCheck
-from rlhf_lightning.models import context_length, is_quantized
+from rlhf_lightning.models import check_vocabulary, context_length, is_quantized
 
 PROMPTS = ("hi", "say a word", "what is a cat?", "tell me more of it", "why", "name two of them", "go on", "is it so?")
 RESPONSES = ("yes", "a cat sat on it.", "no", "it is so, as i said")
@@ -47,8 +47,8 @@ class Patient:
 
     @property
     def model(self) -> Any:
-        """The policy on its device; a check is skipped where it cannot be made."""
-        return self._once("model", lambda: self._policy().to(self.device))
+        """The policy on its device; a check is skipped where it cannot be made or does not know the tokenizer's ids."""
+        return self._once("model", self._load)
 
     def load(self) -> None:
         """Load both, with the error that the first of them gives."""
@@ -86,6 +86,11 @@ class Patient:
         batch = collate_tokens(rows, pad_id=self.encoder.pad_token_id)
         return TokenBatch(*(part.to(self.device) for part in batch))
 
+    def _load(self) -> Any:
+        model = self._policy().to(self.device)
+        check_vocabulary(model, self.encoder)
+        return model
+
     def _context(self) -> int:
         return context_length(self.model) or 10**9
 
@@ -96,7 +101,7 @@ class Patient:
             except Exception as error:  # told by the check that loads it
                 self._made[what] = error
         if isinstance(self._made[what], Exception):
-            raise NothingToCheck(f"the {what} could not be loaded")
+            raise NothingToCheck(f"the {what} cannot be used")
         return self._made[what]
 
 

@@ -31,7 +31,6 @@ def first_ratio(patient: Patient) -> str:
         roles="shared" if has_adapters(model) else "separate",
         max_new_tokens=patient.new_tokens,
         minibatch_size=episodes,
-        micro_batch_size=2,
         learning_rate=0.0,
         epochs=2,
         optimizer=torch.optim.SGD,  # without a state, which at learning rate 0 would be for nothing
@@ -87,7 +86,7 @@ def _fit(module: L.LightningModule, batches: list[Any], patient: Patient) -> dic
 def _frozen_weights(model: nn.Module) -> dict[str, str]:
     """A hash of all bytes of each weight that does not train."""
     return {
-        name: hashlib.sha256(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+        name: hashlib.sha256(weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
         for name, weight in model.named_parameters()
         if not weight.requires_grad
     }

@@ -132,11 +132,11 @@ def _stored(model: nn.Module, quantization: Quantization | None) -> Iterator[flo
     """Bytes of each weight. Quantised are the linear layers, but not the output layer and what is to be skipped: in
     int8 one byte a number and 4 for each row; in nf4 half a byte, and for each 64 numbers a scale of 4 bytes, or,
     quantised twice, of 1 byte and 4 bytes more for each 256 scales."""
-    skipped = () if quantization is None else (*quantization.unquantized, *quantization.skip_modules)
+    own = {"lora_A", "lora_B", "modules_to_save"}  # of an adapter, which trains in full precision
+    skipped = own if quantization is None else {*own, *quantization.unquantized, *quantization.skip_modules}
     small: dict[int, float] = {}
     for name, module in model.named_modules():
-        frozen = isinstance(module, nn.Linear | Conv1D) and not module.weight.requires_grad
-        if quantization is not None and frozen and not any(part in skipped for part in name.split(".")):
+        if quantization and isinstance(module, nn.Linear | Conv1D) and skipped.isdisjoint(name.split(".")):
             weight = module.weight
             rows = weight.shape[1 if isinstance(module, Conv1D) else 0]
             scale = 1 / 64 + 4 / (64 * 256) if quantization.double else 4 / 64

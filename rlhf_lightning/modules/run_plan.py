@@ -46,8 +46,9 @@ def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:
     if isinstance(module, RewardModule):
         size, rows, tokens = size_of_factory(module._reward_model_factory), _completions(data, module), _tokens(data)
         kind = optimizer_kind(module._optimizer_factory)
-        known = size is not None and rows and tokens
-        return plan_reward(size, rows=rows, tokens=tokens, optimizer=kind) if known else None
+        if size is None or not rows or not tokens:
+            return None
+        return plan_reward(size, rows=rows, tokens=tokens, optimizer=kind)
     if isinstance(module, SFTModule):
         size, tokens = size_of_factory(module._policy_factory), _tokens(data)
         rows = module.micro_batch_size or int(getattr(data, "batch_size", 0))

@@ -12,7 +12,7 @@ from rlhf_lightning.planning.memory import (
 from rlhf_lightning.planning.model_size import ModelSize
 from rlhf_lightning.planning.schedule import RunSchedule, ppo_schedule, supervised_schedule
 from rlhf_lightning.planning.stages import MemoryPlan, RoleMemory, plan_ppo, plan_reward, plan_sft
-from rlhf_lightning.planning.wording import gigabytes, memory_lines, schedule_line
+from rlhf_lightning.planning.wording import gigabytes, memory_lines, peak_line, schedule_line
 
 __all__ = [
     "MemoryPlan",
@@ -28,6 +28,7 @@ __all__ = [
     "logits_bytes",
     "memory_lines",
     "optimizer_bytes",
+    "peak_line",
     "plan_ppo",
     "plan_reward",
     "plan_sft",

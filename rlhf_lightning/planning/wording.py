@@ -28,7 +28,15 @@ def schedule_line(schedule: RunSchedule) -> str:
 def memory_lines(plan: MemoryPlan) -> list[str]:
     """One line for each role, and one for the peak."""
     lines = [f"{role.role}: {_parts(role)}" for role in plan.roles]
-    return [*lines, f"peak, in the {plan.largest_phase}: {gigabytes(plan.peak)}"]
+    return [*lines, peak_line(plan)]
+
+
+def peak_line(plan: MemoryPlan) -> str:
+    """The largest phase in words."""
+    return (
+        f"at most {gigabytes(plan.peak)} of tensors at one time, in the {plan.largest_phase}; on a CPU about "
+        f"{gigabytes(plan.resident)} of memory"
+    )
 
 
 def _parts(role: RoleMemory) -> str:

@@ -126,7 +126,7 @@ def _measure(setup: dict[str, Any], work: Path, options: Any) -> dict[str, float
     quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, **quiet)
     trainer.fit(module, datamodule=data)
-    return {"idle": idle, "peak": _peak(), "estimate": plan.peak / 2**30}
+    return {"idle": idle, "peak": _peak(), "tensors": plan.peak / 2**30, "estimate": plan.resident / 2**30}
 
 
 def _data(stage: str, work: Path, options: Any) -> Any:
@@ -199,13 +199,21 @@ def _print(found: dict[str, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("before loading", "peak", "beyond", "estimate", "estimate of measured", "peak of separate, full")
+    columns = (
+        "before loading",
+        "peak",
+        "beyond",
+        "tensors",
+        "estimate",
+        "estimate of measured",
+        "peak of separate, full",
+    )
     table = Table("set-up", *columns, title="Peak resident memory, GiB")
     full = found.get("separate, full", {}).get("peak")
     for setup, values in found.items():
         beyond = values["peak"] - values["idle"]
         shares = (values["estimate"] / beyond, values["peak"] / full if full and setup in PPO else None)
-        cells = (values["idle"], values["peak"], beyond, values["estimate"], *shares)
+        cells = (values["idle"], values["peak"], beyond, values["tensors"], values["estimate"], *shares)
         table.add_row(setup, *("" if cell is None else f"{cell:.2f}" for cell in cells))
     Console(width=120).print(table)
 
