@@ -18,7 +18,7 @@ from rlhf_lightning.modules.trajectory import join, response_targets
 def loads(patient: Patient) -> str:
     """Model and tokenizer load, and belong together."""
     patient.load()
-    weights = sum(parameter.numel() for parameter in patient.model.parameters())
+    weights = patient.model.num_parameters()  # which knows how many a quantised layer stands for
     rows = patient.model.get_input_embeddings().num_embeddings
     return f"{type(patient.model).__name__}, {weights:,} weights, {rows:,} rows for the tokenizer's ids"
 

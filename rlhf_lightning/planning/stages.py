@@ -64,8 +64,10 @@ class MemoryPlan:
     def resident(self) -> float:
         """What a process on a CPU grows by: its tensors; :data:`LIBRARIES`, which are loaded with the first model; and
         the freed blocks that the C library keeps, :data:`RETAINED` of the activations, whose blocks it does not give
-        back. The last two were measured with glibc on models of 124M and 138M parameters. Pages of a weight file that
-        a quantised model was read from are resident, too, until the system needs them, and are not counted."""
+        back. The last two were measured with glibc on a GPT-2 of 124M parameters, trained in full. With an adapter
+        glibc can keep several times the activations, which no constant tells; the environment variable
+        ``MALLOC_MMAP_THRESHOLD_=1000000`` has it give them back. Pages of a weight file that a quantised model was read
+        from are resident, too, until the system needs them, and are not counted."""
         return self.peak + LIBRARIES + RETAINED * self.kept
 
     @property
