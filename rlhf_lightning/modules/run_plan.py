@@ -34,8 +34,8 @@ def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:
     """The memory that a module needs on one device; ``None`` if its models are made by functions whose result is not
     known without calling them, or if the data is not of this package.
 
-    An optimizer that is not known is taken for AdamW. Under ``precision="bf16-mixed"`` activations take less than
-    this, which counts them in the type of the weights.
+    An optimizer that is not known is taken for AdamW, and ``share_prompt`` of reward training is not counted on. Under
+    ``precision="bf16-mixed"`` activations take less than this, which counts them in the type of the weights.
 
     Args:
         module: of one of the three stages, not yet configured.

@@ -44,6 +44,25 @@ def test_the_plan_comes_before_the_weights(
     assert len(lines) == 3
 
 
+def test_a_plan_that_cannot_be_made_stops_no_run(
+    data: DemonstrationDataModule,
+    causal_lm_folders: dict[str, Path],
+    make_trainer: Callable[..., L.Trainer],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise AttributeError("no num_attention_heads")
+
+    monkeypatch.setattr("rlhf_lightning.callbacks.run_plan.memory_plan", broken)
+    module = SFTModule(policy=functools.partial(load_causal_lm, name=str(causal_lm_folders["llama"])))
+    trainer = make_trainer(callbacks=[RunPlan()])
+    with caplog.at_level(logging.INFO, logger="rlhf_lightning"):
+        trainer.fit(module, datamodule=data)
+    assert trainer.global_step == 3
+    assert "memory: no estimate (AttributeError: no num_attention_heads)" in caplog.text
+
+
 def test_a_run_of_a_users_own_models_and_loaders_has_no_plan(
     data: DemonstrationDataModule,
     make_causal_lm: Callable[[str], Any],
