@@ -18,6 +18,7 @@ from rlhf_lightning.models.quantization import Quantization, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
@@ -39,6 +40,7 @@ __all__ = [
     "adamw8bit",
     "adapter_active",
     "adapter_modules",
+    "adapter_size",
     "add_lora",
     "base_fingerprint",
     "check_causal_lm",
@@ -53,8 +55,11 @@ __all__ = [
     "is_quantized",
     "load_causal_lm",
     "load_scalar_model",
+    "measure",
+    "model_size",
     "save_model_folder",
     "score_texts",
+    "size_of_factory",
     "trainable",
     "trained_reward",
     "warn_of_ignored_sampling",

@@ -94,6 +94,13 @@ class ScalarModel(nn.Module):
         """
         check_trained_head(self.head.weight, getattr(self.model.config, NEW_HEAD, None), name)
 
+    def is_head_of_seed(self, seed: int) -> bool:
+        """Whether the head is what :meth:`reset_head` draws from ``seed`` on a CPU, so that it has learned nothing."""
+        weight = self.head.weight.detach().cpu()
+        drawn = torch.empty_like(weight)
+        deviation = 1.0 / math.sqrt(self.head.in_features + 1)
+        return torch.equal(weight, drawn.normal_(0.0, deviation, generator=torch.Generator().manual_seed(seed)))
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scalars [b, s] of right-padded ``input_ids`` [b, s], or of any padding with its ``attention_mask``."""
         scalars: Tensor = self.head(hidden_states(self.model, input_ids, attention_mask)).squeeze(-1)

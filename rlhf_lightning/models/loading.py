@@ -59,8 +59,8 @@ def load_causal_lm(
         UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
             architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`).
     """
-    config = _config(name, revision, trust_remote_code, dropout)
-    options = _options(dtype, attn_implementation, trust_remote_code)
+    config = read_config(name, revision, trust_remote_code, dropout)
+    options = load_options(dtype, attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForCausalLM, name, init, config, revision, options, quantization)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
@@ -108,9 +108,9 @@ def load_scalar_model(
         raise UserError(
             f"{name}: init=random draws every weight anew, which a head=pretrained is not; ask for head=new"
         )
-    config = _config(name, revision, trust_remote_code, dropout)
+    config = read_config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
-    options = _options(dtype, attn_implementation, trust_remote_code)
+    options = load_options(dtype, attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options, quantization)
     missing = list(info["missing_keys"])
     _train_padding(model)
@@ -183,7 +183,7 @@ def _train_padding(model: PreTrainedModel) -> None:
         embedding.padding_idx = None
 
 
-def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
+def read_config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
     path = Path(name)
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"model.name={name}: no such folder; give a local model folder or a hub id")
@@ -202,7 +202,7 @@ def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: f
     return config
 
 
-def _options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def load_options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype):
         raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16 or float16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -68,7 +69,8 @@ class RewardModelScorer:
     ) -> None:
         self.encoder = Encoder.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         self.batch_size = batch_size
-        self.model: ScalarModel = load_scalar_model(
+        self.source = functools.partial(
+            load_scalar_model,
             name=name,
             head="pretrained",
             dtype=dtype,
@@ -77,6 +79,7 @@ class RewardModelScorer:
             trust_remote_code=trust_remote_code,
             quantization=quantization,
         )
+        self.model: ScalarModel = self.source()
         check_vocabulary(self.model.model, self.encoder, role="reward model")
         self.model.requires_grad_(False).eval()
         self._compared: tuple[Encoder, bool] | None = None
