@@ -9,6 +9,7 @@ from rlhf_lightning.callbacks.kl_early_stop import KLEarlyStop
 from rlhf_lightning.callbacks.policy_ema import PolicyEMA
 from rlhf_lightning.callbacks.progress_bar import TrainingProgressBar
 from rlhf_lightning.callbacks.rollout_metrics import RolloutMetrics, rollout_metrics
+from rlhf_lightning.callbacks.run_plan import RunPlan
 from rlhf_lightning.callbacks.sample_table import SampleTable
 from rlhf_lightning.modules.checkpoints import newest_checkpoint
 
@@ -21,6 +22,7 @@ __all__ = [
     "KLEarlyStop",
     "PolicyEMA",
     "RolloutMetrics",
+    "RunPlan",
     "SampleTable",
     "TrainingProgressBar",
     "newest_checkpoint",

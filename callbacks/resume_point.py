@@ -11,14 +11,14 @@ from typing import Any
 
 import lightning as L
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError
 
 
 def settle(checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
     """Change a checkpoint's counters, in place, so that ``trainer`` goes on with the next batch.
 
     Raises:
-        UserError: the checkpoint is past the end of the run.
+        CheckpointError: the checkpoint is past the end of the run.
     """
     fit_loop = checkpoint["loops"]["fit_loop"]
     batches, epochs = fit_loop["epoch_loop.batch_progress"]["current"], fit_loop["epoch_progress"]["current"]
@@ -48,7 +48,7 @@ def _set_length(fit_loop: dict[str, Any], iterations: int) -> None:
     progress = fit_loop["epoch_loop.batch_progress"]
     done = progress["current"]["processed"]
     if done > iterations:
-        raise UserError(
+        raise CheckpointError(
             f"the checkpoint is of iteration {done} and the run has data.iterations={iterations}; "
             "raise data.iterations, or resume from an earlier checkpoint"
         )

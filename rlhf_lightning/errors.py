@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class CheckpointError(UserError):
+    """A checkpoint that does not belong to the run that is to go on from it. Entry points add the file's name."""
+
+
 def one_line(error: BaseException, *, most: int | None = 200) -> str:
     """An error's text for a message of one line, at most ``most`` letters of it; the kind of error if it has none."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -40,6 +40,16 @@ def join_sessions(folder: Path) -> None:
         old.unlink()
 
 
+def last_metrics(folder: Path, *, before: int) -> dict[str, float]:
+    """The last value of each metric at steps below ``before``; empty where nothing was logged."""
+    file = folder / FILE
+    found: dict[str, float] = {}
+    for row in _rows(file) if file.is_file() else ():
+        if int(row["step"]) < before:
+            found |= {name: float(value) for name, value in row.items() if value and name not in ("epoch", "step")}
+    return found
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as lines:
         return [row for row in csv.DictReader(lines) if (row.get("step") or "").isdigit()]

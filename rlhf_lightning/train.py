@@ -13,11 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.launching import processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
-from rlhf_lightning.modules.checkpoints import REQUEUE, newest_checkpoint
+from rlhf_lightning.modules.checkpoints import REQUEUE, check_file, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +56,10 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     try:
         with processes_of_one_run(run_dir):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except UserError as error:
-        if checkpoint is not None and "checkpoint" in str(error):
-            raise UserError(f"{checkpoint}: {error}") from error
-        raise
+    except CheckpointError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
     except SystemExit as leaving:
-        if trainer.interrupted and leaving.code not in (
-            REQUEUE,
-            0,
-        ):  # Ctrl-C, after which Lightning leaves with its own code
+        if trainer.interrupted and leaving.code not in (REQUEUE, 0):  # Ctrl-C, which Lightning gives a code of its own
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -84,6 +79,7 @@ def resume_from(resume: str | None, run_dir: Path) -> Path | None:
         return None
     if not Path(resume).exists():
         raise UserError(f"resume={resume}: no such file; give a checkpoint file, auto or null")
+    check_file(Path(resume))
     return Path(resume)
 
 

@@ -155,14 +155,27 @@ def causal_lm_folders(
 
 
 @pytest.fixture(scope="session")
-def _scalar_models(causal_lm_folders: dict[str, Path]) -> dict[str, ScalarModel]:
-    return {name: load_scalar_model(name=str(path), head="new") for name, path in causal_lm_folders.items()}
+def _scalar_models(
+    causal_lm_folders: dict[str, Path], as_trained: Callable[[ScalarModel], ScalarModel]
+) -> dict[str, ScalarModel]:
+    return {name: as_trained(load_scalar_model(name=str(path), head="new")) for name, path in causal_lm_folders.items()}
 
 
 @pytest.fixture
 def make_scalar_model(_scalar_models: dict[str, ScalarModel]) -> Callable[[str], ScalarModel]:
     """A reward or value model on the tiny backbone, a fresh copy with the same weights at every call."""
     return lambda name="llama": copy.deepcopy(_scalar_models[name])
+
+
+@pytest.fixture(scope="session")
+def as_trained() -> Callable[[ScalarModel], ScalarModel]:
+    """A model with a new head as if it had learned something: a folder with one that is as it was drawn is refused."""
+
+    def nudge(model: ScalarModel) -> ScalarModel:
+        model.head.weight.data.mul_(1.001)
+        return model
+
+    return nudge
 
 
 @pytest.fixture(scope="session")

@@ -17,15 +17,17 @@ PACKAGE = ROOT / "rlhf_lightning"
 # What each folder may import of ours, beside itself and `errors`.
 MAY_IMPORT: dict[str, set[str]] = {
     "functional": set(),
+    "planning": set(),
     "data": set(),
-    "models": {"functional", "data"},
+    "models": {"functional", "planning", "data"},
     "sandbox": {"data"},
-    "modules": {"functional", "models", "data"},
+    "modules": {"functional", "planning", "models", "data"},
     "evaluation": {"functional", "models", "data"},
-    "callbacks": {"functional", "models", "data", "modules"},
+    "diagnosis": {"functional", "planning", "models", "data", "modules"},
+    "callbacks": {"functional", "planning", "models", "data", "modules"},
 }
 # Folders that are entered by their public names alone.
-CLOSED = {"data", "models", "sandbox", "evaluation"}
+CLOSED = {"data", "models", "planning", "sandbox", "evaluation", "diagnosis"}
 # Tokenizers and configurations are no models; everything else of transformers stays in `models`.
 OF_TRANSFORMERS = {"AutoTokenizer", "PreTrainedTokenizerFast", "LlamaConfig"}
 
@@ -68,6 +70,11 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
             if other in CLOSED and other != folder:
                 public = len(parts) == 2 and (name is None or name in _public_names(other))
                 assert public, f"{path.relative_to(ROOT)} reaches into {module} for {name}"
+
+
+def test_planning_needs_nothing() -> None:
+    foreign = {module.split(".")[0] for path in _files("planning") for module, _ in _imports(path)}
+    assert foreign - sys.stdlib_module_names == {"rlhf_lightning"}
 
 
 def test_functional_needs_torch_alone() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(__file__).parent / "benchmarks"
 
 
@@ -37,3 +39,17 @@ def test_ppo_iteration_prints_seconds_and_tokens_per_second_of_every_phase(
     assert 0 < seconds["rollout"] < seconds["iteration"]
     assert 0 < seconds["update"] < seconds["iteration"]
     assert "of 5 tokens" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setup", ["separate, full", "SFT, full", "reward, full"])
+def test_the_memory_plan_is_within_15_percent_of_what_training_gpt2_takes(setup: str) -> None:
+    """124M random weights on a CPU; PPO with four full models, and the two other stages."""
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "memory.py", "--architecture", "gpt2", "--only", setup],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["estimate"] == pytest.approx(found["peak"] - found["idle"], rel=0.15)

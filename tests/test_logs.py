@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_lightning.logs import join_sessions, put_aside
+from rlhf_lightning.logs import join_sessions, last_metrics, put_aside
 
 
 def test_sessions_are_joined_and_repeated_steps_count_once(tmp_path: Path) -> None:
@@ -41,3 +41,10 @@ def test_a_session_that_logged_nothing_keeps_what_was_there(tmp_path: Path) -> N
     (tmp_path / "metrics.csv").write_text("step,loss\n1,2.0\n")
     join_sessions(tmp_path)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,loss", "0,3.0", "1,2.0"]
+
+
+def test_the_last_metrics_are_those_up_to_a_step(tmp_path: Path) -> None:
+    assert last_metrics(tmp_path, before=9) == {}
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,val/loss\n0,0,3.0,\n0,0,,9.0\n0,1,2.0,\n1,2,1.0,8.0\n")
+    assert last_metrics(tmp_path, before=2) == {"loss": 2.0, "val/loss": 9.0}
+    assert last_metrics(tmp_path, before=3) == {"loss": 1.0, "val/loss": 8.0}

@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_module_and_every_config(tmp_path: Path) -> None:
     assert "rlhf_lightning/py.typed" in found
     entry_points = next(name for name in found if name.endswith("entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entry_points).decode()
-    for script in ("rlhf-train", "rlhf-pipeline", "rlhf-collect"):
+    for script in ("rlhf-train", "rlhf-pipeline", "rlhf-collect", "rlhf-export", "rlhf-doctor"):
         assert script in text
 
 

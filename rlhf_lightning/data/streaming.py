@@ -13,7 +13,7 @@ from rlhf_lightning.data.reporting import report, tell
 from rlhf_lightning.data.row_streams import RowStream
 from rlhf_lightning.data.sampling import permutation
 from rlhf_lightning.data.unreadable import unreadable
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError, UserError
 
 
 class Documents(NamedTuple):
@@ -185,12 +185,12 @@ class BlockStream:
         """Go on where ``state`` was taken.
 
         Errors:
-            UserError: the stream has other sources now.
+            CheckpointError: the stream has other sources now.
         """
         if state["window"] < 0:
             return
         if len(state["sources"]) != len(self.sources):
-            raise UserError(
+            raise CheckpointError(
                 f"The checkpoint's stream of text has {len(state['sources'])} sources and this one "
                 f"{len(self.sources)}: give the sources of the first start"
             )

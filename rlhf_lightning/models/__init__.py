@@ -1,9 +1,11 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
 from rlhf_lightning.models.architecture import check_causal_lm
+from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
-from rlhf_lightning.models.export import base_fingerprint, save_model_folder, weights_fingerprint
+from rlhf_lightning.models.export import Exported, export_model, save_model_folder
+from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
@@ -17,6 +19,7 @@ from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_rew
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
+from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.skeletons import from_first, loaded_by_first
 from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary
@@ -24,12 +27,14 @@ from rlhf_lightning.models.vocabulary import check_vocabulary
 __all__ = [
     "ADAPTER",
     "AdaptedScalar",
+    "Exported",
     "Generation",
     "Lora",
     "PackedStates",
     "PromptTreeStates",
     "Quantization",
     "RewardModelScorer",
+    "RunRecord",
     "ScalarModel",
     "SharedReward",
     "TokenLogprobs",
@@ -37,12 +42,14 @@ __all__ = [
     "adamw8bit",
     "adapter_active",
     "adapter_modules",
+    "adapter_size",
     "add_lora",
     "any_rank",
     "base_fingerprint",
     "check_causal_lm",
     "check_vocabulary",
     "context_length",
+    "export_model",
     "from_first",
     "generate",
     "generation_mode",
@@ -54,10 +61,13 @@ __all__ = [
     "load_causal_lm",
     "load_scalar_model",
     "loaded_by_first",
+    "measure",
+    "model_size",
     "save_model_folder",
     "score_texts",
     "shard",
     "sharded_like",
+    "size_of_factory",
     "through",
     "trainable",
     "trained_reward",

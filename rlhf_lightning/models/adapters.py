@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.lora import ADAPTER, has_adapters, require_peft
+from rlhf_lightning.models.lora import ADAPTER, acting, activate, has_adapters, require_peft
 from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.token_rows import foreign_rows
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT = "base_model.model."
-_LEARNED = ("lora_", "modules_to_save.")
+_LEARNED = ("lora_", "modules_to_save.", "trainable_tokens_")
 
 
 def save_adapter(model: Any, folder: str | Path, *, head: str | None = None, adapter: str = ADAPTER) -> None:
@@ -71,19 +73,21 @@ def load_adapter(model: Any, folder: str | Path, *, adapter: str, head: nn.Linea
     config.modules_to_save = [name for name in config.modules_to_save or [] if name != "score"] or None
     config.task_type = "CAUSAL_LM"
     config.inference_mode = False
-    active = model.active_adapters() if has_adapters(model) else []
+    before = acting(model) if has_adapters(model) else {}
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.add_adapter(config, adapter)
-    outcome = peft.set_peft_model_state_dict(model, state, adapter_name=adapter)
-    unknown = list(outcome.unexpected_keys)
-    missing = [key for key in outcome.missing_keys if f".{adapter}." in key and any(part in key for part in _LEARNED)]
+    others, aliases = foreign_rows(model, state)
+    outcome = peft.set_peft_model_state_dict(model, state | others, adapter_name=adapter)
+    unknown = [key for key in outcome.unexpected_keys if key.removesuffix(f".{adapter}") not in others]
+    own = [key for key in outcome.missing_keys if f".{adapter}." in f"{key}." and not key.startswith(aliases)]
+    missing = [key for key in own if any(part in key for part in _LEARNED)]
     if unknown or missing:
         raise UserError(
             f"the adapter in {folder} does not fit this model: {len(unknown)} weights are unknown and {len(missing)} "
             f"missing ({[*unknown, *missing][0]}); it is of another architecture"
         )
-    if active:
-        model.set_adapter(active)
+    if before:
+        activate(model, before)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, False))
 
@@ -112,7 +116,8 @@ def merged(model: Any, folder: str | Path) -> Any:
             plain = again()
     else:
         plain = plain_copy(model)
-    with quiet_transformers():
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's own
         whole = peft.PeftModel.from_pretrained(plain, str(folder))
         return whole.merge_and_unload(safe_merge=True)
 
@@ -125,6 +130,7 @@ def plain_copy(model: Any) -> Any:
         plain = type(model)(config)
     plain.load_state_dict(state, strict=False, assign=True)
     plain.tie_weights()
+    _copy_constants(model, plain)
     plain.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
     still = [name for name, weight in plain.state_dict().items() if weight.is_meta]
     if still:
@@ -132,10 +138,23 @@ def plain_copy(model: Any) -> Any:
     return plain.eval()
 
 
+def _copy_constants(model: nn.Module, plain: nn.Module) -> None:
+    """Buffers that no file holds, such as rotary frequencies."""
+    own = {_plain_name(name): buffer for name, buffer in model.named_buffers()}
+    for name, buffer in list(plain.named_buffers()):
+        if buffer.is_meta:
+            parent, _, last = name.rpartition(".")
+            plain.get_submodule(parent).register_buffer(last, own[name].detach().cpu().clone(), persistent=False)
+
+
 def base_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights beneath the adapters, by the names that they have in a plain model."""
     return {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        _plain_name(name): weight
         for name, weight in model.state_dict().items()
         if not any(part in name for part in _LEARNED)
     }
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", ".")

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.models.adapters import base_weights, merged, save_adapter
-from rlhf_lightning.models.heads import ScalarModel
+from rlhf_lightning.models.adapters import merged, save_adapter
+from rlhf_lightning.models.card import RunRecord
+from rlhf_lightning.models.card_files import keep_cards, write_cards
+from rlhf_lightning.models.fidelity import Difference, check_written, output_difference
+from rlhf_lightning.models.fingerprints import base_fingerprint
+from rlhf_lightning.models.heads import NEW_HEAD, ScalarModel
 from rlhf_lightning.models.lora import has_adapters
+from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.quiet import quiet_transformers
 
 BASE = "base.json"
+
+
+class Exported(NamedTuple):
+    """A model folder, and what was found when it was compared with the model that was trained; ``difference`` is None
+    where no adapter was merged."""
+
+    folder: Path
+    comparison: str
+    difference: float | None
 
 
 def save_model_folder(
@@ -31,13 +44,7 @@ def save_model_folder(
     max_shard_size: str = "5GB",
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write weights, configuration, tokenizer and chat template to ``folder``.
-
-    A model with an adapter is written merged, so that plain transformers loads it, with the adapter alone in
-    ``adapter/``, for peft and for PPO with shared roles; ``adapter/base.json`` tells which base it belongs to.
-
-    The folder is written beside its place and moved there at the end, so that an interrupted run leaves the old one
-    (or none), never half a new one.
+    """Write weights, configuration, tokenizer and chat template to ``folder``: :func:`export_model` without a card.
 
     Args:
         model: a transformers model, or a :class:`~rlhf_lightning.models.heads.ScalarModel` around one.
@@ -46,27 +53,79 @@ def save_model_folder(
         merge: ``False`` leaves the merged weights out and writes the adapter into ``folder`` itself.
         max_shard_size: weights beyond it are written as several files.
         weights: the model's state in full, where its own is sharded.
+
+    Raises:
+        UserError: as :func:`export_model`.
     """
-    plain: nn.Module = model.model if isinstance(model, ScalarModel) else model
+    done = export_model(model, encoder, folder, merge=merge, max_shard_size=max_shard_size, weights=weights)
+    return done.folder
+
+
+def export_model(
+    model: nn.Module,
+    encoder: Encoder,
+    folder: str | Path,
+    *,
+    merge: bool = True,
+    max_shard_size: str = "5GB",
+    record: RunRecord | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Exported:
+    """Write weights, configuration, tokenizer, chat template and a model card to ``folder``.
+
+    A model with an adapter is written merged, so that plain transformers loads it, with the adapter alone in
+    ``adapter/``, for peft and for PPO with shared roles; ``adapter/base.json`` tells which base it belongs to.
+
+    What was written is compared with the model: weights bit for bit, and where an adapter was merged, also the outputs
+    with and without merging; the merged model is at hand for that, so that none is loaded again.
+
+    The folder is written beside its place and moved there at the end, so that an interrupted run leaves the old one
+    (or none), never half a new one. Of what was there, a README.md that a person wrote or edited stays.
+
+    Args:
+        model, encoder, folder, merge, max_shard_size, weights: as in :func:`save_model_folder`.
+        record: what the card tells of the run; ``None`` writes no card.
+
+    Raises:
+        UserError: weights that are read back otherwise; a quantised base that cannot be loaded anew for merging.
+    """
+    scalar = isinstance(model, ScalarModel)
+    plain: Any = model.model if isinstance(model, ScalarModel) else model
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     _name_special_tokens(plain, encoder)
+    adapter = partial / "adapter" if merge else partial
+    whole: Any = plain
+    difference: float | None = None
+    told: list[str] = []
     if has_adapters(plain):
-        own = partial / "adapter" if merge else partial
-        save_adapter(plain, own, head="score" if isinstance(model, ScalarModel) else None)
-        (own / BASE).write_text(json.dumps({"fingerprint": base_fingerprint(plain)}), encoding="utf-8")
+        save_adapter(plain, adapter, head="score" if scalar else None)
+        known = {"fingerprint": base_fingerprint(plain), NEW_HEAD: getattr(plain.config, NEW_HEAD, None)}
+        (adapter / BASE).write_text(json.dumps(known), encoding="utf-8")
+        encoder.save(adapter)
         if merge:
-            plain = merged(plain, own)
-            _name_special_tokens(plain, encoder)
+            whole = merged(plain, adapter)
+            _name_special_tokens(whole, encoder)
+            if known[NEW_HEAD] is not None:
+                setattr(whole.config, NEW_HEAD, known[NEW_HEAD])
+            found = output_difference(model, ScalarModel(whole) if scalar else whole, encoder, scalar=scalar)
+            difference = found.largest
+            told.append(_told(found, plain, scalar))
     if merge:
         options: dict[str, Any] = {"max_shard_size": max_shard_size}
         if weights is not None:
-            prefix = "model." if isinstance(model, ScalarModel) else ""
-            options["state_dict"] = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-        _save_weights(plain, partial, options)
+            prefix = "model." if scalar else ""
+            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+            options["state_dict"] = weights
+        _save_weights(whole, partial, options)
+        compared = check_written(whole.state_dict() if weights is None else weights, partial)
+        told.append(f"{compared} weights were read back from the files and are the model's bit for bit.")
     encoder.save(partial)
+    if record is not None:
+        write_cards(record, plain, encoder, partial, scalar=scalar, merge=merge, told=" ".join(told))
+    keep_cards(folder, partial)
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -75,7 +134,18 @@ def save_model_folder(
         shutil.rmtree(old)
     else:
         os.replace(partial, folder)
-    return folder
+    return Exported(folder, " ".join(told), difference)
+
+
+def _told(found: Difference, trained: nn.Module, scalar: bool) -> str:
+    what = "a score" if scalar else "a logit"
+    told = (
+        f"With the adapter merged, {what} differs from the trained model's by at most {found.largest:.2g} "
+        f"(on {found.tokens} tokens of text, where the largest is {found.scale:.3g})."
+    )
+    if is_quantized(trained):
+        told += " The adapter was trained on a quantised base and is merged into the full one: that is the difference."
+    return told
 
 
 def _save_weights(model: Any, folder: Path, options: dict[str, Any]) -> None:
@@ -109,23 +179,3 @@ def _name_special_tokens(model: nn.Module, encoder: Encoder) -> None:
 
 def _as_list(ids: int | list[int] | None) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A short hash of names, shapes and the first values of every weight: cheap at any size, equal on every device,
-    and different for different models."""
-    return _fingerprint(model.state_dict())
-
-
-def base_fingerprint(model: nn.Module) -> str:
-    """The same of the frozen weights beneath adapters, a scalar head left out: that of the base that was loaded."""
-    heads = ("score.", "lm_head.", "embed_out.")  # a causal and a scalar model of one base differ in them
-    return _fingerprint({name: w for name, w in base_weights(model).items() if not name.startswith(heads)})
-
-
-def _fingerprint(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

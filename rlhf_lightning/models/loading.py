@@ -25,6 +25,7 @@ from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
 from rlhf_lightning.models.skeletons import skeleton_wanted
+from rlhf_lightning.models.token_rows import with_token_ids
 
 Init = Literal["pretrained", "random"]
 Head = Literal["pretrained", "new"]
@@ -59,8 +60,8 @@ def load_causal_lm(
         UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
             architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`).
     """
-    config = _config(name, revision, trust_remote_code, dropout)
-    options = _options(dtype, attn_implementation, trust_remote_code)
+    config = read_config(name, revision, trust_remote_code, dropout)
+    options = load_options(dtype, attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForCausalLM, name, init, config, revision, options, quantization)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
@@ -70,7 +71,7 @@ def load_causal_lm(
     if "flash" not in (attn_implementation or "") and not skeleton_wanted():
         check_causal_lm(model, name=name)
     if lora:
-        add_lora(model, lora)
+        add_lora(model, with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code))
     if activation_checkpointing:
         _checkpoint(model)
     return model
@@ -95,23 +96,23 @@ def load_scalar_model(
 
     Args:
         name: a local folder or a hub id.
-        head: ``pretrained`` requires a saved head (a value model starts from a reward model); ``new`` draws one
-            from ``seed`` (a reward model starts from a language model).
+        head: ``pretrained`` requires a saved head that was trained (a value model starts from a reward model);
+            ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
         dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
             activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
 
     Raises:
-        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing, and an architecture that
-            transformers cannot give one scalar per token.
+        UserError: as :func:`load_causal_lm`; also a head that is asked for and missing or untrained, and an
+            architecture that transformers cannot give one scalar per token.
     """
     if init == "random" and head == "pretrained":
         raise UserError(
             f"{name}: init=random draws every weight anew, which a head=pretrained is not; ask for head=new"
         )
-    config = _config(name, revision, trust_remote_code, dropout)
+    config = read_config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
-    options = _options(dtype, attn_implementation, trust_remote_code)
+    options = load_options(dtype, attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options, quantization)
     missing = list(info["missing_keys"])
     _train_padding(model)
@@ -127,10 +128,16 @@ def load_scalar_model(
     elif head != "pretrained":
         raise UserError(f"head={head!r} is neither 'pretrained' nor 'new'")
     elif any(key.startswith("score.") for key in missing):
-        raise UserError(f"{name} holds no score head: train a reward model first, or ask for head=new")
+        raise UserError(
+            f"{name} holds no score head, so it is no reward model: give the folder of one (rlhf-train stage=reward), "
+            "or for a value model alone ask for head=new"
+        )
     _refuse_missing(name, missing)
+    if head == "pretrained":
+        scalar.check_head(name)
     if lora:
-        add_lora(model, lora, head="score")
+        known = with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code)
+        add_lora(model, known, head="score")
     if activation_checkpointing:
         _checkpoint(model)
     return scalar
@@ -156,6 +163,7 @@ def _load(
             with torch.device("meta"):
                 return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if init == "random":
+            config.name_or_path = ""  # these weights come from nowhere, which a model card tells
             return auto.from_config(config, **options), {"missing_keys": [], "unexpected_keys": []}
         if not quantization:
             model, info = load(output_loading_info=True)
@@ -181,7 +189,7 @@ def _train_padding(model: PreTrainedModel) -> None:
         embedding.padding_idx = None
 
 
-def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
+def read_config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
     path = Path(name)
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"model.name={name}: no such folder; give a local model folder or a hub id")
@@ -200,7 +208,7 @@ def _config(name: str, revision: str | None, trust_remote_code: bool, dropout: f
     return config
 
 
-def _options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def load_options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype):
         raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16 or float16")

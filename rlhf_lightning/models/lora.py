@@ -11,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.token_rows import refuse_tied, token_rows
 
 ADAPTER = "default"
 """The name of an adapter where a model has one alone, which is the name that peft gives it."""
@@ -29,6 +30,9 @@ class Lora:
         use_rslora: scale by α / √r instead (Kalajdzievski 2023).
         use_dora: learn the length of each column apart from its direction (Liu et al. 2024, DoRA).
         modules_to_save: names of modules that are trained in full beside the adapter.
+        trainable_tokens: tokens whose rows of the embedding, and of the output layer, are trained in full: an EOS that
+            the base never learned, or tokens that are new to it; "eos", "bos", "pad", a token such as "</s>", or an id.
+            Each forward pass then copies the embedding, which is what peft does.
     """
 
     rank: int = 16
@@ -38,6 +42,7 @@ class Lora:
     use_rslora: bool = False
     use_dora: bool = False
     modules_to_save: Sequence[str] = ()
+    trainable_tokens: Sequence[str | int] = ()
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -56,7 +61,8 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
         head: a module of the model that is new and trains in full, such as a scalar head, which is not adapted.
 
     Raises:
-        UserError: peft is not installed; no module has one of the names.
+        UserError: peft is not installed; no module has one of the names; an adapter on one of two layers whose weights
+            are tied; tokens that are no ids of the model.
     """
     peft = require_peft()
     targets = lora.target_modules
@@ -69,6 +75,7 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
         use_dora=lora.use_dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores weights transposed
         modules_to_save=list(lora.modules_to_save) or None,
+        trainable_token_indices=token_rows(model, lora, head) or None,
         task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
     )
     known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -85,11 +92,14 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
             f"model.lora.target_modules={targets}: {str(error).splitlines()[0]}; name layers of "
             f"{type(model).__name__}, such as {', '.join(_linear_names(model))}, or take all-linear"
         ) from error
+    activate(model, [adapter])
+    if head is None:
+        refuse_tied(model)
     for name, parameter in model.named_parameters():
         if name in flags:
             parameter.requires_grad_(flags[name])  # adding one adapter would freeze the others
-        if parameter.requires_grad and "lora_" in name:  # peft casts what they read; of other modules it does not
-            parameter.data = parameter.data.float()
+        if parameter.requires_grad and any(part in name for part in ("lora_", "trainable_tokens_")):
+            parameter.data = parameter.data.float()  # peft casts what they read; of other modules it does not
     if head is not None:
         model.get_submodule(head).requires_grad_(True)
 
@@ -100,13 +110,17 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def adapter_modules(model: nn.Module, adapter: str) -> nn.ModuleList:
-    """What an adapter of that name consists of: its factors, and its copies of modules that are trained in full."""
-    parts = ("lora_", "modules_to_save")
-    return nn.ModuleList(
-        module
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] == adapter and name.rpartition(".")[0].rpartition(".")[2].startswith(parts)
-    )
+    """What an adapter of that name consists of: its factors, its copies of modules that are trained in full, and its
+    rows of embeddings."""
+    parts = ("lora_", "modules_to_save", "trainable_tokens_delta")
+
+    def own(name: str) -> bool:
+        place, _, last = name.rpartition(".")
+        return last == adapter and place.rpartition(".")[2].startswith(parts)
+
+    modules: list[nn.Module] = [module for name, module in model.named_modules() if own(name)]
+    single = [parameter for name, parameter in model.named_parameters() if own(name)]  # of embeddings
+    return nn.ModuleList([*modules, nn.ParameterList(single)] if single else modules)
 
 
 @contextlib.contextmanager
@@ -118,7 +132,7 @@ def adapter_active(model: nn.Module, adapter: str | None) -> Iterator[None]:
     forward pass.
     """
     layers = list(_adapted_layers(model))
-    before = [(layer, list(layer.active_adapters), layer.disable_adapters) for layer in layers]
+    before = [(layer, list(layer.active_adapters), bool(layer.disable_adapters)) for layer in layers]
     flags = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
 
     def leave_as_it_was() -> None:
@@ -130,13 +144,13 @@ def adapter_active(model: nn.Module, adapter: str | None) -> Iterator[None]:
             if adapter is None:
                 layer.enable_adapters(False)
             else:
+                _switch(layer, [adapter])
                 layer.enable_adapters(True)
-                layer.set_adapter([adapter])
         leave_as_it_was()
         yield
     finally:
         for layer, adapters, disabled in before:
-            layer.set_adapter(adapters)
+            _switch(layer, adapters)
             layer.enable_adapters(not disabled)
         leave_as_it_was()
 
@@ -154,12 +168,37 @@ def require_peft() -> Any:
     return peft
 
 
-def _adapted_layers(model: nn.Module) -> Iterator[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
+def acting(model: nn.Module) -> dict[int, list[str]]:
+    """Which adapters act, by the identity of the layer."""
+    return {id(layer): list(layer.active_adapters) for layer in _adapted_layers(model)}
 
+
+def activate(model: nn.Module, adapters: list[str] | dict[int, list[str]]) -> None:
+    """Have adapters act from now on, in those layers that have them, or as :func:`acting` found it; layers that were
+    not there then act as in the base."""
+    for layer in _adapted_layers(model):
+        _switch(layer, adapters if isinstance(adapters, list) else adapters.get(id(layer), []))
+
+
+def _switch(layer: Any, adapters: list[str]) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if not isinstance(layer, BaseTunerLayer) and adapters and layer.check_set_adapter(adapters) is None:
+        adapters = []  # a module that this adapter does not train acts as in the base
+    layer.set_adapter(adapters)
+
+
+def _adapted_layers(model: nn.Module) -> Iterator[Any]:
+    """Layers with factors, and modules that are trained in full or row by row; such a one speaks for what is in it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
+
+    within: set[int] = set()
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+        if isinstance(module, TrainableTokensWrapper):
+            within.add(id(module.token_adapter))
+        whole = isinstance(module, ModulesToSaveWrapper | TrainableTokensWrapper)
+        if whole or (isinstance(module, BaseTunerLayer) and id(module) not in within):
             yield module
 
 

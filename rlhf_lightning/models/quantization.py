@@ -38,6 +38,11 @@ class Quantization:
         if self.kind not in ("int8", "nf4"):
             raise UserError(f"model.quantization.kind={self.kind!r} is neither 'int8' nor 'nf4'")
 
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        """Names of modules that are never quantised: output layers and scalar heads."""
+        return ("lm_head", "embed_out", "score")
+
     def config(self, dtype: torch.dtype) -> Any:
         """The ``BitsAndBytesConfig`` of transformers for a model of that dtype.
 
@@ -52,7 +57,7 @@ class Quantization:
 
         make: Any = transformers.BitsAndBytesConfig  # which carries no types
         _say_once("bitsandbytes.autograd._functions")  # of every product, that its input is rounded to 16 bits
-        skipped = ["lm_head", "embed_out", "score", *self.skip_modules]
+        skipped = [*self.unquantized, *self.skip_modules]
         if self.kind == "int8":
             return make(load_in_8bit=True, llm_int8_threshold=self.threshold, llm_int8_skip_modules=skipped)
         compute = dtype if self.compute_dtype is None else getattr(torch, self.compute_dtype, None)

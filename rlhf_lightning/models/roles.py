@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import load_adapter
-from rlhf_lightning.models.export import BASE, base_fingerprint
+from rlhf_lightning.models.export import BASE
+from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import hidden_states, last_states
-from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters
+from rlhf_lightning.models.heads import NEW_HEAD, check_trained_head
+from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules, has_adapters, require_peft
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.scoring import RewardModelScorer, score_by_length
@@ -103,18 +105,26 @@ class SharedReward:
                 "module.roles=shared: model.lora.modules_to_save trains whole modules, which other roles' adapters do "
                 "not have; leave it empty or set module.roles=separate"
             )
-        trained_on = json.loads((self.folder / BASE).read_text(encoding="utf-8"))["fingerprint"]
+        known = json.loads((self.folder / BASE).read_text(encoding="utf-8"))
+        trained_on = known["fingerprint"]
         mine = base_fingerprint(base)
         if trained_on != mine:
             raise UserError(
                 f"the reward adapter in {self.folder} was trained on base {trained_on}, the policy's is {mine}: train "
                 "it from the same SFT model with the same model/quantization, or set module.roles=separate"
             )
+        rows = require_peft().LoraConfig.from_pretrained(str(self.folder)).trainable_token_indices
+        if rows and not base.peft_config[ADAPTER].trainable_token_indices:
+            raise UserError(
+                f"the reward adapter in {self.folder} trains tokens of its own and the policy's trains none, which "
+                "peft does not save: set model.lora.trainable_tokens here, too, or module.roles=separate"
+            )
         roles = {}
         for role in ("reward", "value"):
             device = next(base.parameters()).device
             head = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False, device=device)
             load_adapter(base, self.folder, adapter=role, head=head)
+            check_trained_head(head.weight, known.get(NEW_HEAD), f"module.reward.name={self.folder.parent}")
             roles[role] = AdaptedScalar(base, role, head)
         roles["reward"].requires_grad_(False).eval()
         for parameter in adapter_modules(base, "value").parameters():
@@ -123,6 +133,11 @@ class SharedReward:
         self.model = roles["reward"]
         return roles["value"]
 
+    def fingerprint(self) -> str:
+        """Of the adapter and its head."""
+        assert self.model is not None  # bound in PPOModule.configure_model
+        return weights_fingerprint(nn.ModuleList([self.model, adapter_modules(self.model.base, self.model.adapter)]))
+
     def to(self, device: torch.device | str) -> SharedReward:
         """Move the head; the base is the policy's."""
         if self.model is not None:
@@ -130,8 +145,26 @@ class SharedReward:
         return self
 
     def shares_tokenizer(self, encoder: Encoder) -> bool:
-        """It reads the policy's ids."""
+        """It reads the policy's ids: :meth:`check_tokenizer` has refused others."""
         return True
+
+    def check_tokenizer(self, encoder: Encoder) -> None:
+        """Compare the tokenizer beside the reward adapter with the policy's.
+
+        Raises:
+            UserError: other ids, or another chat template.
+        """
+        own = Encoder.from_pretrained(self.folder.parent)
+        if Encoder(own.tokenizer, system=encoder.system if own.tokenizer.chat_template else None).fingerprint() == (
+            encoder.fingerprint()
+        ):
+            return
+        same = own.tokenizer.get_vocab() == encoder.tokenizer.get_vocab()
+        raise UserError(
+            f"module.reward.name={self.folder.parent} has another {'chat template' if same else 'tokenizer'} than the "
+            "policy, whose ids it would read with module.roles=shared: train the reward model from the policy's SFT "
+            "model, or set module.roles=separate, where it reads text"
+        )
 
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""

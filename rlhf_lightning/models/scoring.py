@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.fingerprints import weights_fingerprint
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
 from rlhf_lightning.models.quantization import Quantization
@@ -69,7 +71,8 @@ class RewardModelScorer:
     ) -> None:
         self.encoder = Encoder.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         self.batch_size = batch_size
-        self.model: ScalarModel = load_scalar_model(
+        self.source = functools.partial(
+            load_scalar_model,
             name=name,
             head="pretrained",
             dtype=dtype,
@@ -78,6 +81,7 @@ class RewardModelScorer:
             trust_remote_code=trust_remote_code,
             quantization=quantization,
         )
+        self.model: ScalarModel = self.source()
         check_vocabulary(self.model.model, self.encoder, role="reward model")
         self.model.requires_grad_(False).eval()
         self._compared: tuple[Encoder, bool] | None = None
@@ -91,6 +95,10 @@ class RewardModelScorer:
         """Share the model's weights among processes (:func:`~rlhf_lightning.models.shard`)."""
         if not is_sharded(self.model):
             shard(self.model, mesh)
+
+    def fingerprint(self) -> str:
+        """Of the model's weights."""
+        return weights_fingerprint(self.model)
 
     def shares_tokenizer(self, encoder: Encoder) -> bool:
         """Whether ids of ``encoder`` mean the same to this model, the chat template included."""
@@ -176,6 +184,11 @@ class WeightedSum:
         for reward in self.rewards:
             if hasattr(reward, "shard"):
                 reward.shard(mesh)
+
+    def fingerprint(self) -> str:
+        """Of those rewards that have one, with all weights."""
+        known = [reward.fingerprint() for reward in self.rewards if hasattr(reward, "fingerprint")]
+        return " ".join([*known, *map(str, self.weights)])
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool] | None = None

@@ -4,6 +4,7 @@ from rlhf_lightning.modules.capabilities import check_capabilities
 from rlhf_lightning.modules.fsdp2 import fsdp2_strategy
 from rlhf_lightning.modules.muon import Muon
 from rlhf_lightning.modules.ppo import PPOModule
+from rlhf_lightning.modules.record import run_record
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.modules.sft import SFTModule
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory
@@ -19,4 +20,5 @@ __all__ = [
     "World",
     "check_capabilities",
     "fsdp2_strategy",
+    "run_record",
 ]

@@ -6,8 +6,24 @@ from typing import Any
 
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.models import base_fingerprint, has_adapters
+
+
+def check_precision(module: Any) -> None:
+    """Refuse to convert a whole model with an adapter: the adapter would train in half precision, and the base would
+    no longer be the one that was loaded.
+
+    Raises:
+        UserError: ``trainer.precision`` is ``bf16-true`` or ``16-true`` beside an adapter.
+    """
+    precision = str(module.trainer.precision)
+    if precision in ("bf16-true", "16-true") and _adapted(module):
+        dtype = "bfloat16" if precision == "bf16-true" else "float16"
+        raise UserError(
+            f"trainer.precision={precision} would convert the adapter's weights, too, which train in float32: set "
+            f"model.dtype={dtype} for the frozen base and trainer.precision=32-true"
+        )
 
 
 def leave_out_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -23,15 +39,15 @@ def put_back_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Fill in the frozen weights from the models at hand.
 
     Raises:
-        UserError: the checkpoint is of another base, or of a run without an adapter.
+        CheckpointError: the checkpoint is of another base, or of a run without an adapter.
     """
     saved, mine = checkpoint.get("bases", {}), _fingerprints(module)
     if bool(saved) != bool(mine):
         has, wants = ("an adapter", "none") if saved else ("no adapter", "one")
-        raise UserError(f"the checkpoint holds {has} and this run trains {wants}: set model/lora as it was")
+        raise CheckpointError(f"the checkpoint holds {has} and this run trains {wants}: set model/lora as it was")
     for role, fingerprint in mine.items():
         if saved.get(role) != fingerprint:
-            raise UserError(
+            raise CheckpointError(
                 f"the checkpoint's adapter of the {role} was trained on base {saved.get(role)}, this run's is "
                 f"{fingerprint}: give the same model.name and model/quantization, or begin a new run"
             )

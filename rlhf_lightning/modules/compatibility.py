@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError
 
 
 def check_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -15,7 +15,7 @@ def check_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     checkpoint has been compared and taken back when the rest of it, which is what comes here, is read.
 
     Raises:
-        UserError: a weight that is missing, unknown or of another shape.
+        CheckpointError: a weight that is missing, unknown or of another shape.
     """
     if "state_dict" not in checkpoint:
         return
@@ -25,7 +25,7 @@ def check_weights(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         here = tuple(own[name].shape) if name in own else None
         there = tuple(weights[name].shape) if name in weights else None
         if here != there:
-            raise UserError(
+            raise CheckpointError(
                 f"the checkpoint is of another model: {name} has shape {there} there and {here} here; "
                 "give the checkpoint of this model, or the model of this checkpoint"
             )

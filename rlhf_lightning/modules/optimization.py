@@ -55,13 +55,16 @@ def parameter_groups(
 
 
 def _embeddings(model: nn.Module) -> set[int]:
-    """Identities of the weights of all input and output embeddings below ``model``."""
+    """Identities of the weights of all input and output embeddings below ``model``, and of what an adapter trains of
+    them, which peft keeps as single parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ParameterDict | nn.ParameterList)]
+    single = {id(parameter) for module in lists for parameter in module.parameters()}
     found: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     for module in model.modules():
         output = getattr(module, "get_output_embeddings", lambda: None)()
         if isinstance(output, nn.Module):
             found.append(output)
-    return {id(module.weight) for module in found}
+    return single | {id(module.weight) for module in found}
 
 
 def lr_scheduler(

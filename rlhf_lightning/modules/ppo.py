@@ -125,20 +125,19 @@ class PPOModule(L.LightningModule):
         self.roles: Sharing = roles
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
-        self.reward, self.encoder = reward, encoder
+        self.reward: Any = reward
+        self.encoder = encoder
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
-        self.gamma, self.lam = gamma, lam
-        self.clip, self.value_clip = clip, value_clip
-        self.value_coef, self.ptx_coef = value_coef, ptx_coef
+        self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
+        self.value_coef, self.ptx_coef, self.seed = value_coef, ptx_coef, seed
         self.whiten_advantages, self.whiten_rewards = whiten_advantages, whiten_rewards
         self.missing_eos, self.missing_eos_penalty = missing_eos, missing_eos_penalty
         self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
         self.epochs, self.target_kl = epochs, target_kl
         self.warmup_iterations, self.schedule_floor = warmup_iterations, schedule_floor
         self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
-        self.check_reference, self.seed = check_reference, seed
-        self.iterations, self.world = 0, World()
+        self.check_reference, self.iterations, self.world = check_reference, 0, World()
         self.generator: torch.Generator | None = None
         self.saved_random_states: list[Tensor] = []
         self.policy: Any = None
@@ -151,7 +150,8 @@ class PPOModule(L.LightningModule):
             return
         options: Any = {"reward": self.reward, "temperature": self.temperature, "mesh": self.device_mesh}
         made = make_roles(self.roles, **self._factories, **options)
-        self.policy, self.reference, self.value, self._reference_logprobs, self.reference_fingerprint = made
+        self.policy, self.reference, self.value, self._reference_logprobs = made[:4]
+        self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
 

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import masked_mean
-from rlhf_lightning.models import RewardModelScorer, ScalarModel, check_vocabulary, warn_of_ignored_sampling
+from rlhf_lightning.models import (
+    RewardModelScorer,
+    ScalarModel,
+    SharedReward,
+    check_vocabulary,
+    warn_of_ignored_sampling,
+)
 from rlhf_lightning.modules.trajectory import Trajectory
 
 MISSING_EOS = ("keep", "subtract", "set", "drop")
@@ -83,9 +89,11 @@ def check_roles(
 
     Raises:
         UserError: a tokenizer larger than an embedding; a value model that starts from a reward model with another
-            vocabulary.
+            vocabulary; a reward adapter with another tokenizer or template.
     """
     warn_of_ignored_sampling(policy)
+    if isinstance(reward, SharedReward):
+        reward.check_tokenizer(encoder)
     check_vocabulary(policy, encoder, role="policy")
     if reference is not None:
         check_vocabulary(reference, encoder, role="reference")

@@ -25,7 +25,8 @@ from rlhf_lightning.models import (
     shard,
     trainable,
 )
-from rlhf_lightning.modules.ppo_state import frozen_copy, reference_fingerprint
+from rlhf_lightning.modules.adapter_checkpoints import check_precision
+from rlhf_lightning.modules.ppo_state import frozen_copy, reference_fingerprint, reward_fingerprint
 
 Sharing = Literal["separate", "shared"]
 
@@ -38,6 +39,7 @@ class Roles(NamedTuple):
     value: Any
     reference_logprobs: TokenLogprobs
     reference_fingerprint: str
+    reward_fingerprint: str | None
 
 
 def make_roles(
@@ -75,14 +77,15 @@ def make_roles(
     if sharing == "shared" and reference is None:
         without = functools.partial(adapter_active, own, None)
         logprobs = TokenLogprobs(own, temperature=temperature, within=without)
-        return Roles(own, None, made, logprobs, base_fingerprint(own))
+        return Roles(own, None, made, logprobs, base_fingerprint(own), reward_fingerprint(reward))
     with loaded_by_first(mesh is not None):
         frozen = frozen_copy(own if reference is None else reference())
     fingerprint = from_first(mesh is not None, lambda: reference_fingerprint(frozen))
+    judged_by = reward_fingerprint(reward)  # before its weights are sharded
     if mesh is not None and hasattr(reward, "shard"):
         reward.shard(mesh)
     logprobs = TokenLogprobs(shard(frozen, mesh), temperature=temperature)
-    return Roles(shard(own, mesh), frozen, made, logprobs, fingerprint)
+    return Roles(shard(own, mesh), frozen, made, logprobs, fingerprint, judged_by)
 
 
 def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Module]:
@@ -96,11 +99,12 @@ def trained_parts(policy: nn.Module, value: nn.Module | None) -> dict[str, nn.Mo
 
 
 def check_trainable(module: nn.Module, parts: dict[str, nn.Module]) -> None:
-    """What trains must be what the roles say, no more and no less.
+    """What trains must be what the roles say, no more and no less, and in the precision that it was made in.
 
     Raises:
-        UserError: a parameter that trains and belongs to no role, or an adapter that is frozen.
+        UserError: a parameter that trains and belongs to no role, an adapter that is frozen, or one in half precision.
     """
+    check_precision(module)
     claimed = {id(parameter) for part in parts.values() for parameter in part.parameters() if parameter.requires_grad}
     for name, parameter in module.named_parameters():
         ours = name.startswith(("policy.", "value.", "reference."))  # what else a module has is its own matter

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import CheckpointError
 from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.compatibility import check_weights
@@ -39,6 +39,7 @@ def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
         "kl_coef": float(module.kl_coef),
         "generators": states,  # one for each rank
         "reference": module.reference_fingerprint,
+        "reward": module.reward_fingerprint,
     }
 
 
@@ -46,16 +47,22 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Take back what :func:`save_state` saved.
 
     Raises:
-        UserError: the checkpoint is not of a PPO run, or of one with another reference or architecture.
+        CheckpointError: the checkpoint is not of a PPO run, or of one with another reference, reward or architecture.
     """
     state = checkpoint.get("ppo")
     if state is None:
-        raise UserError("the checkpoint holds no PPO state; give one that a PPO run wrote")
+        raise CheckpointError("the checkpoint holds no PPO state; give one that a PPO run wrote")
     mine = module.reference_fingerprint
     if state["reference"] != mine:
-        raise UserError(
+        raise CheckpointError(
             f"the checkpoint was trained against reference {state['reference']}, this run's is {mine}: "
             "start from the same SFT model, or begin a new run"
+        )
+    known, reward = state.get("reward"), module.reward_fingerprint
+    if known is not None and reward is not None and known != reward:
+        raise CheckpointError(
+            f"the checkpoint was trained on reward {known}, this run's is {reward}: give the same module.reward with "
+            "the same dtype and quantisation, or begin a new run"
         )
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
@@ -107,3 +114,11 @@ def reference_fingerprint(reference: nn.Module) -> str:
         return weights_fingerprint(reference)
     learned = any(weight.any() for name, weight in reference.named_parameters() if "lora_B" in name)
     return weights_fingerprint(reference) if learned else base_fingerprint(reference)
+
+
+def reward_fingerprint(reward: Any) -> str | None:
+    """A fingerprint of the reward, where it has weights; a function has none that could be compared."""
+    if isinstance(reward, nn.Module):
+        return weights_fingerprint(reward)
+    own = getattr(reward, "fingerprint", None)
+    return None if own is None else str(own())

@@ -22,7 +22,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import (
     by_length,
     comparison_rows,
@@ -129,6 +129,7 @@ class RewardModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
         check_context(self.reward_model.model, data)

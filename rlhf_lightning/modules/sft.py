@@ -21,7 +21,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -120,6 +120,7 @@ class SFTModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Lightning leaves a model that was loaded in eval mode there."""
         self.train()
+        check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.policy, getattr(data, "encoder", None), role="policy")
         check_context(self.policy, data)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_lightning.callbacks import HuggingFaceExport, KLEarlyStop, PolicyEMA
+from rlhf_lightning.callbacks import AdaptiveKLController, HuggingFaceExport, KLEarlyStop, PolicyEMA
 from rlhf_lightning.data import ComparisonDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules import RewardModule
@@ -117,3 +117,77 @@ def test_missing_tokenizer_and_folder_that_is_a_file_are_refused(
     (tmp_path / "x").touch()
     with pytest.raises(UserError, match=r"callbacks.export.folder=.*x is a file; give "):
         make_trainer(callbacks=[export]).fit(make_ppo(), make_data())
+
+
+def test_the_card_tells_of_the_run(
+    make_ppo: Any, make_data: Any, make_trainer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    module = make_ppo(kl_coef=0.05)
+    folder = tmp_path / "policy"
+    trainer = make_trainer(
+        callbacks=[PolicyEMA(decay=0.5), AdaptiveKLController(target=1.0, horizon=10), HuggingFaceExport(folder=folder)]
+    )
+    trainer.fit(module, make_data(text=True))
+    lines = (folder / "README.md").read_text().splitlines()
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for line in (
+        "# PPO with a pretraining mix (PPO-ptx)",
+        "| kl_coef | 0.05 |",
+        "| iterations | 3 |",
+        "| optimizer steps | 6 |",
+        "| data.rollout_batch_size | 8 |",
+        "| optimizer | adamw |",
+        f"| rollout/score | {logged['rollout/score']:.6g} |",
+        f"The KL coefficient was adapted, to {module.kl_coef:.4g} in the end.",
+        "It was optimised against the reward `count_vowels`; the metrics below are of the last batch.",
+        "Its weights are the average over iterations, of decay 0.5.",
+    ):
+        assert line in lines, line
+    rows = [line for line in lines if line.startswith(("| train |", "| text |"))]
+    assert [row.split(" | ")[2] for row in rows] == ["36", "36"]
+    assert any("weights were read back from the files and are the model's bit for bit" in m for m in caplog.messages)
+    assert str(tmp_path) not in "\n".join(lines)
+
+
+def test_reward_model_card_tells_what_its_scores_are(
+    make_scalar_model: Any, make_trainer: Any, encoder: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text('{"prompt": "a cat", "chosen": "yes.", "rejected": "no!"}\n' * 4)
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a cat", "response": "yes."}\n')
+    for demonstrations in (None, str(tmp_path / "d.jsonl")):
+        data = ComparisonDataModule(encoder=encoder, train=str(file), demonstrations=demonstrations, batch_size=2)
+        module = RewardModule(reward_model=make_scalar_model)
+        make_trainer(callbacks=[HuggingFaceExport(folder=tmp_path / "rm", role="reward_model")]).fit(module, data)
+        text = (tmp_path / "rm" / "README.md").read_text()
+        assert "pipeline_tag: text-classification" in text
+        assert ("Demonstrations score 0 on average" in text) is (demonstrations is not None)
+
+
+def test_a_module_and_data_of_ones_own_get_a_card(
+    make_causal_lm: Any, make_trainer: Any, encoder: Any, tmp_path: Path
+) -> None:
+    class Own(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.save_hyperparameters({"colour": "green"})
+            self.policy, self.encoder = make_causal_lm(), encoder
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.policy(batch.long(), labels=batch.long()).loss
+            self.log("own/loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class OwnData(L.LightningDataModule):
+        train = torch.ones(2, 4)  # not the name of a file
+
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(self.train)  # type: ignore[arg-type]  # a tensor serves as a dataset
+
+    make_trainer(callbacks=[HuggingFaceExport(folder=tmp_path / "own")]).fit(Own(), OwnData())
+    lines = (tmp_path / "own" / "README.md").read_text().splitlines()
+    assert {"# Training with Own", "| colour | green |", "| epochs | 1 |", "## Last metrics"} <= set(lines)

@@ -67,11 +67,17 @@ def _train_reward_model(fit: Fit, folder: Path, encoder: Encoder) -> ScalarModel
 
 @_cases(QUICK)
 def test_ppo_without_learning_leaves_the_ratio_at_one_and_the_kl_at_zero(
-    fit: Fit, kind: str, tied: bool, habit: tuple[str, str], model_folder: Callable[..., Path], tmp_path: Path
+    fit: Fit,
+    kind: str,
+    tied: bool,
+    habit: tuple[str, str],
+    model_folder: Callable[..., Path],
+    as_trained: Callable[[ScalarModel], ScalarModel],
+    tmp_path: Path,
 ) -> None:
     folder = model_folder(kind, tied=tied, pad=habit[0], side=habit[1])
     encoder = Encoder.from_pretrained(folder)
-    save_model_folder(load_scalar_model(name=str(folder), head="new"), encoder, tmp_path / "reward")
+    save_model_folder(as_trained(load_scalar_model(name=str(folder), head="new")), encoder, tmp_path / "reward")
     module = PPOModule(
         policy=functools.partial(load_causal_lm, name=str(folder)),
         value=functools.partial(load_scalar_model, name=str(tmp_path / "reward")),

@@ -12,8 +12,10 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     ScalarModel,
+    export_model,
     load_causal_lm,
     load_scalar_model,
     save_model_folder,
@@ -167,6 +169,38 @@ def test_a_save_that_fails_leaves_what_was_there(
     monkeypatch.undo()
     save_model_folder(model, encoder, folder)  # what the failure left behind is in nobody's way
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_weights_are_read_back_bit_for_bit(
+    make_causal_lm: Callable[..., PreTrainedModel],
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: bool,
+) -> None:
+    model, folder = make_causal_lm(), tmp_path / "model"
+    save_model_folder(model, encoder, folder)
+    before = (folder / "model.safetensors").read_bytes()
+    model.model.norm.weight.data[3] = float("nan")  # which is what it is, though it does not equal itself
+
+    def save(self: PreTrainedModel, place: Path, **options: object) -> None:
+        kept = self.model.norm.weight.data.clone()
+        if broken:
+            self.model.norm.weight.data[7] += 1e-7
+        PreTrainedModel.save_pretrained(self, place, **options)
+        self.model.norm.weight.data = kept
+
+    monkeypatch.setattr(type(model), "save_pretrained", save)
+    if not broken:
+        found = export_model(model, encoder, folder, max_shard_size="20KB")
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        expected = f"{len(model.state_dict())} weights were read back from the files and are the model's bit for bit."
+        assert (found.folder, found.comparison, found.difference) == (folder, expected, None)
+        return
+    with pytest.raises(UserError, match=r"model.norm.weight was read back as something else than was written"):
+        export_model(model, encoder, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_a_reward_model_folder_serves_as_value_model(

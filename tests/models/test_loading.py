@@ -4,14 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import load_causal_lm, load_scalar_model
+from rlhf_lightning.models import RewardModelScorer, load_causal_lm, load_scalar_model, save_model_folder
 
 
 def _refused(match: str, load: object = load_causal_lm, **arguments: object) -> None:
@@ -109,9 +111,40 @@ def test_weights_of_another_architecture(folder: Path) -> None:
 
 
 def test_a_head_that_is_not_there(folder: Path) -> None:
-    _refused(
-        "holds no score head: train a reward model first, or ask for head=new", load_scalar_model, name=str(folder)
-    )
+    _refused("holds no score head, so it is no reward model: give the folder", load_scalar_model, name=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("none", "the score head is as it was drawn and was never trained"),
+        ("dtype", "the score head is as it was drawn and was never trained"),
+        ("zero", "the score head is all zeros, so that everything scores 0"),
+        ("nan", "the score head holds what is no finite number"),
+        ("missing", "holds no score head"),
+    ],
+)
+def test_a_head_that_nobody_trained(folder: Path, encoder: Encoder, tmp_path: Path, change: str, fault: str) -> None:
+    model = load_scalar_model(name=str(folder), head="new")
+    with torch.no_grad():
+        if change == "zero":
+            model.head.weight.zero_()
+        elif change == "nan":
+            model.head.weight[0, 3] = float("nan")
+    reward = save_model_folder(model, encoder, tmp_path / "reward")
+    if change == "missing":
+        weights = load_file(reward / "model.safetensors")
+        save_file({name: w for name, w in weights.items() if name != "score.weight"}, reward / "model.safetensors")
+    options: dict[str, Any] = {"name": str(reward)} | ({"dtype": "bfloat16"} if change == "dtype" else {})
+    _refused(f"{fault}.*rlhf-train stage=reward.*head=new", load_scalar_model, **options)
+    _refused(fault, RewardModelScorer, **options)  # which is made before a run begins
+    assert load_scalar_model(**options, head="new").head.weight.any()
+
+
+def test_a_head_that_moved_at_all_was_trained(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
+    model = load_scalar_model(name=str(folder), head="new")
+    model.head.weight.data[0, 0] += 1e-7
+    load_scalar_model(name=str(save_model_folder(model, encoder, tmp_path / "reward")))
 
 
 def test_a_head_with_two_outputs(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import Lora, adapter_active, adapter_modules, add_lora, has_adapters, load_scalar_model
+from rlhf_lightning.models import (
+    Lora,
+    adapter_active,
+    adapter_modules,
+    add_lora,
+    has_adapters,
+    load_causal_lm,
+    load_scalar_model,
+)
 
 IDS = torch.arange(24).view(2, 12) + 3
 
@@ -177,3 +186,59 @@ def test_a_copy_of_a_model_with_an_adapter_is_its_own(make_causal_lm: Callable[.
     before = logits(twin)
     learned(model)
     assert torch.equal(logits(twin), before)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["<unknown>"], r"trainable_tokens: the tokenizer of .* has no token '<unknown>'.*one of eos, bos, pad"),
+        ([35], r"trainable_tokens: id 35 has no row in LlamaForCausalLM's embedding, which has 35"),
+        ([-1], r"trainable_tokens: id -1 has no row"),
+    ],
+)
+def test_tokens_that_are_not_there_are_refused(
+    causal_lm_folders: dict[str, Path], tokens: list[str | int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_causal_lm(name=str(causal_lm_folders["llama"]), lora=Lora(trainable_tokens=tokens))
+
+
+def test_tokens_by_name_need_a_tokenizer_and_a_layer_of_their_own(
+    make_causal_lm: Callable[..., PreTrainedModel],
+) -> None:
+    with pytest.raises(UserError, match=r"trainable_tokens=\['eos'\]: without a tokenizer only ids are known"):
+        add_lora(make_causal_lm(), Lora(trainable_tokens=["eos"]))
+    with pytest.raises(UserError, match=r"lm_head is trained in full by model\.lora\.modules_to_save"):
+        add_lora(make_causal_lm(), Lora(trainable_tokens=[0], modules_to_save=["lm_head"]))
+    model: Any = make_causal_lm()
+    model.lm_head = torch.nn.Linear(32, 35)
+    with pytest.raises(UserError, match=r"trainable_tokens: the output layer of LlamaForCausalLM has a bias"):
+        add_lora(model, Lora(trainable_tokens=[0]))
+
+
+@pytest.mark.parametrize("layer", ["wte", "lm_head"])
+def test_factors_on_one_of_two_tied_layers_are_refused(
+    make_causal_lm: Callable[..., PreTrainedModel], layer: str
+) -> None:
+    with pytest.raises(UserError, match=r"target_modules: GPT2LMHeadModel has one weight for its embedding and"):
+        add_lora(make_causal_lm("gpt2"), Lora(target_modules=[layer, "c_attn"]))
+
+
+def test_the_named_tokens_are_those_of_the_tokenizer(causal_lm_folders: dict[str, Path], architecture: str) -> None:
+    model: Any = load_causal_lm(
+        name=str(causal_lm_folders[architecture]), lora=Lora(trainable_tokens=["eos", "pad", "a", 0])
+    )
+    rows = model.peft_config["default"].trainable_token_indices
+    embedding = "model.embed_tokens" if architecture == "llama" else "transformer.wte"
+    layers = {embedding, "lm_head"} if architecture == "llama" else {embedding}  # gpt2's output layer is tied to it
+    assert rows == {layer: [0, 1, 3] for layer in layers}
+
+
+def test_rows_of_tokens_are_an_embedding_to_the_optimizer(causal_lm_folders: dict[str, Path]) -> None:
+    from rlhf_lightning.modules.optimization import parameter_groups
+
+    model = load_causal_lm(name=str(causal_lm_folders["llama"]), lora=Lora(rank=2, trainable_tokens=["eos"]))
+    for part in (model, adapter_modules(model, "default")):
+        groups = {group["kind"]: group["params"] for group in parameter_groups({"policy": part}, {"policy": 1.0}, 0.0)}
+        assert groups.keys() == {"embedding", "matrix"}
+        assert [tuple(weight.shape) for weight in groups["embedding"]] == [(1, 32)] * 2

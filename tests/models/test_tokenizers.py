@@ -66,6 +66,7 @@ def test_one_bos_and_the_same_ids_in_every_stage(
     encoder: Encoder,
     model_folder: Callable[..., Path],
     tmp_path: Path,
+    as_trained: Callable[..., Any],
 ) -> None:
     own = Encoder(_tokenizer(encoder, adds_bos=adds_bos, template=template, pad=pad, bos=bos))
     prompt = own.prompt("name a cat")
@@ -76,7 +77,8 @@ def test_one_bos_and_the_same_ids_in_every_stage(
     assert own.response("a dog").count(EOS) == 1
     assert own.pad_token_id == (EOS if pad is None else own.tokenizer.pad_token_id)
     # A reward model trained with this tokenizer, loaded anew, scores the text of PPO as it scores its ids.
-    folder = save_model_folder(load_scalar_model(name=str(model_folder("llama")), head="new"), own, tmp_path / "reward")
+    model = as_trained(load_scalar_model(name=str(model_folder("llama")), head="new"))
+    folder = save_model_folder(model, own, tmp_path / "reward")
     scorer = RewardModelScorer(name=str(folder))
     assert scorer.shares_tokenizer(own)
     pairs = [own.example(text, answer) for text, answer in (("name a cat", "tom"), ("hi", "yes, hi"))]

@@ -25,13 +25,13 @@ ROWS = 48  # 13 more than the tokenizer has tokens
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(
-    model_folder: Callable[..., Path], encoder: Encoder, tmp_path: Path
+    model_folder: Callable[..., Path], as_trained: Callable[..., Any], encoder: Encoder, tmp_path: Path
 ) -> None:
     folder = model_folder("llama", rows=30)
     with pytest.raises(UserError, match="larger than the policy's embedding: it has 35 ids and .* 30 rows") as caught:
         check_vocabulary(load_causal_lm(name=str(folder)), encoder, role="policy")
     assert "(id 30)" in str(caught.value)
-    save_model_folder(load_scalar_model(name=str(folder), head="new"), encoder, tmp_path / "reward")
+    save_model_folder(as_trained(load_scalar_model(name=str(folder), head="new")), encoder, tmp_path / "reward")
     with pytest.raises(UserError, match="larger than the reward model's embedding"):
         RewardModelScorer(name=str(tmp_path / "reward"))
 

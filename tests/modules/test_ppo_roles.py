@@ -29,7 +29,7 @@ from rlhf_lightning.modules.experience import decode_responses
 
 
 @pytest.fixture(scope="session")
-def foreign_reward(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def foreign_reward(encoder: Encoder, as_trained: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model whose tokenizer has the same letters by other ids, and a larger vocabulary."""
     letters = [token for token in encoder.tokenizer.get_vocab() if len(token) == 1]
     tokens = [*sorted(letters, reverse=True), "<end>", "th", "<unused>", "<fill>"]
@@ -49,7 +49,7 @@ def foreign_reward(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -
     )
     folder = tmp_path_factory.mktemp("foreign")
     save_model_folder(LlamaForCausalLM(config), other, folder / "base")
-    scalar = load_scalar_model(name=str(folder / "base"), head="new")
+    scalar = as_trained(load_scalar_model(name=str(folder / "base"), head="new"))
     return save_model_folder(scalar, other, folder / "reward")
 
 

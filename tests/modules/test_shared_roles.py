@@ -19,6 +19,7 @@ from rlhf_lightning.models import (
     Quantization,
     RewardModelScorer,
     SharedReward,
+    WeightedSum,
     adapter_modules,
     has_adapters,
     load_causal_lm,
@@ -29,6 +30,8 @@ from rlhf_lightning.modules import PPOModule, RewardModule, SFTModule
 
 Run = Callable[..., list[dict[str, Any]]]
 LORA = Lora(rank=4, alpha=8.0)
+TOKENS = Lora(rank=4, alpha=8.0, trainable_tokens=["eos", "a"])
+EMBEDDING = Lora(rank=4, alpha=8.0, target_modules=["embed_tokens", "q_proj", "up_proj"])
 QUANTIZATIONS = {"fp32": None, "int8": Quantization(kind="int8"), "nf4": Quantization(kind="nf4")}
 
 
@@ -36,10 +39,10 @@ QUANTIZATIONS = {"fp32": None, "int8": Quantization(kind="int8"), "nf4": Quantiz
 def rewarded(causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path: Path) -> Callable[..., str]:
     """The folder of a reward model with an adapter that has learned something."""
 
-    def make(architecture: str = "llama", quantization: Quantization | None = None) -> str:
+    def make(architecture: str = "llama", quantization: Quantization | None = None, lora: Lora = LORA) -> str:
         name = str(causal_lm_folders[architecture])
         torch.manual_seed(4)
-        model = load_scalar_model(name=name, head="new", lora=LORA, quantization=quantization)
+        model = load_scalar_model(name=name, head="new", lora=lora, quantization=quantization)
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data.add_(0.1 * torch.randn_like(weight))
@@ -59,10 +62,11 @@ def make(
         architecture: str = "llama",
         quantization: Quantization | None = None,
         checkpointing: bool = False,
+        lora: Lora = LORA,
         **options: Any,
     ) -> PPOModule:
-        common: dict[str, Any] = {"quantization": quantization, "activation_checkpointing": checkpointing, "lora": LORA}
-        name, folder = str(causal_lm_folders[architecture]), rewarded(architecture, quantization)
+        common: dict[str, Any] = {"quantization": quantization, "activation_checkpointing": checkpointing, "lora": lora}
+        name, folder = str(causal_lm_folders[architecture]), rewarded(architecture, quantization, lora)
 
         def policy() -> nn.Module:
             torch.manual_seed(7)  # of the adapter's first factor
@@ -80,6 +84,7 @@ def make(
     return build
 
 
+@pytest.mark.parametrize("lora", [LORA, TOKENS, EMBEDDING], ids=["layers", "tokens", "embedding"])
 def test_shared_roles_compute_what_separate_ones_do(
     run: Run,
     make: Callable[..., PPOModule],
@@ -87,11 +92,14 @@ def test_shared_roles_compute_what_separate_ones_do(
     architecture: str,
     prompts: PromptBatch,
     text: TokenBatch,
+    lora: Lora,
 ) -> None:
+    if lora is EMBEDDING and architecture == "gpt2":
+        pytest.skip("its output layer is tied to the embedding, where such an adapter is refused")
     found: dict[str, Any] = {}
     for roles in ("separate", "shared"):
         recorder = make_recorder()
-        module = make(roles, architecture, optimizer=recorder, epochs=2)
+        module = make(roles, architecture, optimizer=recorder, epochs=2, lora=lora)
         found[roles] = run(module, {"prompts": prompts, "text": text})[0], recorder.gradients
     (apart, gradients), (together, shared_gradients) = found["separate"], found["shared"]
     assert apart["rollout"].responses == together["rollout"].responses
@@ -175,6 +183,7 @@ def assert_learned(model: nn.Module, adapter: str) -> None:
     assert all(weight.any() for weight in second)
 
 
+@pytest.mark.parametrize("lora", [LORA, TOKENS], ids=["layers", "tokens"])
 @pytest.mark.parametrize("roles", ["separate", "shared"])
 def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
     make: Callable[..., PPOModule],
@@ -184,20 +193,24 @@ def test_a_checkpoint_holds_what_trains_and_a_resumed_run_goes_on_bit_for_bit(
     causal_lm_folders: dict[str, Path],
     tmp_path: Path,
     roles: str,
+    lora: Lora,
 ) -> None:
     batches = [{"prompts": prompts}] * 4
-    whole = make(roles)
+    whole = make(roles, lora=lora)
     make_trainer(callbacks=[PolicyEMA(decay=0.5)]).fit(whole, loader(batches))
     path = tmp_path / "two.ckpt"
     save = L.pytorch.callbacks.LambdaCallback(
         on_train_batch_end=lambda trainer, module, out, batch, i: trainer.save_checkpoint(path) if i == 1 else None
     )
-    make_trainer(callbacks=[PolicyEMA(decay=0.5), save]).fit(make(roles), loader(batches))
+    make_trainer(callbacks=[PolicyEMA(decay=0.5), save]).fit(make(roles, lora=lora), loader(batches))
     saved = torch.load(path, weights_only=True)["state_dict"]
-    assert all("lora_" in name or "head" in name or "score" in name for name in saved)
+    kept = ("lora_", "head", "score", "trainable_tokens_delta")
+    assert all(any(part in name for part in kept) for name in saved)
+    assert any("tokens_delta" in name for name in saved) is (lora is TOKENS)
     assert len(saved) > 20
     torch.manual_seed(99)  # a new process draws other first factors before it reads the checkpoint
-    second = make(roles, policy=lambda: load_causal_lm(name=str(causal_lm_folders["llama"]), lora=LORA))
+    name = str(causal_lm_folders["llama"])
+    second = make(roles, lora=lora, policy=lambda: load_causal_lm(name=name, lora=lora))
     average = PolicyEMA(decay=0.5)
     make_trainer(callbacks=[average]).fit(second, loader(batches), ckpt_path=path, weights_only=True)
     assert second.iterations == 4
@@ -297,3 +310,138 @@ def test_what_trains_beyond_the_roles_is_refused(
     next(adapter_modules(frozen_part.policy, "value").parameters()).requires_grad_(False)
     with pytest.raises(UserError, match="of the value's adapter is frozen"):
         run(frozen_part, {"prompts": prompts})
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_model_with_an_adapter_is_not_converted_as_a_whole(
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    causal_lm_folders: dict[str, Path],
+    prompts: PromptBatch,
+    tokens: TokenBatch,
+    comparisons: ComparisonBatch,
+    stage: str,
+    precision: str,
+) -> None:
+    common: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "lora": LORA}
+    module: Any
+    if stage == "sft":
+        module, batch = SFTModule(policy=lambda: load_causal_lm(**common)), tokens
+    elif stage == "reward":
+        module, batch = RewardModule(reward_model=lambda: load_scalar_model(head="new", **common)), comparisons
+    else:
+        module, batch = make("shared"), {"prompts": prompts}  # type: ignore[assignment]
+    dtype = {"bf16-true": "bfloat16", "16-true": "float16"}[precision]
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision} would.*model\.dtype={dtype}.*32-true"):
+        fit(module, [batch], precision=precision)
+
+
+def test_a_base_in_half_precision_is_known_again(
+    fit: Callable[..., L.Trainer], causal_lm_folders: dict[str, Path], tokens: TokenBatch, tmp_path: Path
+) -> None:
+    """What the refusal of bf16-true advises."""
+
+    def module() -> SFTModule:
+        options: dict[str, Any] = {"name": str(causal_lm_folders["llama"]), "dtype": "bfloat16", "lora": LORA}
+        return SFTModule(policy=lambda: load_causal_lm(**options), learning_rate=1e-2)
+
+    first = module()
+    fit(first, [tokens]).save_checkpoint(tmp_path / "one.ckpt")
+    trained = {w.dtype for w in first.policy.parameters() if w.requires_grad}
+    assert (first.policy.dtype, trained) == (torch.bfloat16, {torch.float32})
+    fit(module(), [tokens], ckpt_path=tmp_path / "one.ckpt", max_epochs=2)
+
+
+def test_a_resumed_run_knows_its_reward(
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    rewarded: Callable[..., str],
+    encoder: Encoder,
+    causal_lm_folders: dict[str, Path],
+    prompts: PromptBatch,
+    tmp_path: Path,
+) -> None:
+    batches = [{"prompts": prompts}]
+    model = load_scalar_model(name=str(causal_lm_folders["llama"]), head="new", lora=LORA)
+    model.head.weight.data.mul_(1.25)
+    other = str(save_model_folder(model, encoder, tmp_path / "other"))
+    for roles, reward in (("separate", RewardModelScorer), ("shared", SharedReward)):
+        path = tmp_path / f"{roles}.ckpt"
+        own = rewarded()
+        fit(make(roles), batches).save_checkpoint(path)
+        fit(make(roles, reward=reward(name=own)), batches, ckpt_path=path, max_epochs=2)
+        with pytest.raises(UserError, match=r"checkpoint was trained on reward \w+, this run's is \w+: give the"):
+            fit(make(roles, reward=reward(name=other)), batches, ckpt_path=path, max_epochs=2)
+        two = [WeightedSum(rewards=[RewardModelScorer(name=own), len_of], weights=[1.0, w]) for w in (0.5, 0.25)]
+        if roles == "separate":
+            fit(make(roles, reward=two[0]), batches).save_checkpoint(path)
+            with pytest.raises(UserError, match=r"trained on reward \w+ 1.0 0.5, this run's is \w+ 1.0 0.25"):
+                fit(make(roles, reward=two[1]), batches, ckpt_path=path, max_epochs=2)
+
+
+def len_of(prompts: list[str], responses: list[str]) -> torch.Tensor:
+    return torch.tensor([float(len(response)) for response in responses])
+
+
+def test_the_reward_adapter_must_read_the_policys_ids(
+    run: Run, make: Callable[..., PPOModule], rewarded: Callable[..., str], prompts: PromptBatch
+) -> None:
+    folder = rewarded()
+    templated = Encoder.from_pretrained(folder)
+    templated.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
+    with pytest.raises(UserError, match=r"module\.reward\.name=.* has another chat template than the policy.*separate"):
+        run(make("shared", encoder=templated), {"prompts": prompts})
+    module = make("shared", reward=SharedReward(name=folder))
+    larger = Encoder.from_pretrained(folder)
+    larger.tokenizer.add_tokens(["cat"])
+    larger.save(folder)
+    with pytest.raises(UserError, match=r"module\.reward\.name=.* has another tokenizer than the policy"):
+        run(module, {"prompts": prompts})
+
+
+@pytest.mark.parametrize("stored", QUANTIZATIONS)
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo separate", "ppo shared"])
+def test_the_rows_of_tokens_train_and_no_other_row_does(
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    causal_lm_folders: dict[str, Path],
+    prompts: PromptBatch,
+    text: TokenBatch,
+    tokens: TokenBatch,
+    comparisons: ComparisonBatch,
+    stage: str,
+    stored: str,
+) -> None:
+    common: dict[str, Any] = {"quantization": QUANTIZATIONS[stored], "lora": TOKENS}
+    name = str(causal_lm_folders["llama"])
+    module: Any
+    batch: Any = tokens
+    if stage == "sft":
+        module = SFTModule(policy=lambda: load_causal_lm(name=name, **common), learning_rate=1e-3)
+    elif stage == "reward":
+        module = RewardModule(
+            reward_model=lambda: load_scalar_model(name=name, head="new", **common), learning_rate=1e-3
+        )
+        batch = comparisons
+    else:
+        module = make(stage.removeprefix("ppo "), quantization=QUANTIZATIONS[stored], lora=TOKENS)
+        batch = {"prompts": prompts, "text": text}
+    module.configure_model()
+    before = frozen(module)
+    trained = {name: w.detach().clone() for name, w in module.named_parameters() if "tokens_delta" in name}
+    assert trained and all(weight.shape == (2, 32) for weight in trained.values())
+    fit(module, [batch] * 2)
+    unmoved(module, before)
+    now = dict(module.named_parameters())
+    moved = {name for name, weight in trained.items() if not torch.equal(weight, now[name])}
+    still = {name for name in trained if name.endswith(".reward") or name.startswith("reference.")}  # frozen roles
+    assert moved == trained.keys() - still
+    adapter = [name for name in moved if name.endswith(".default")]
+    of_each = {
+        "sft": 2,
+        "reward": 1,
+        "ppo separate": 3,
+        "ppo shared": 2,
+    }  # embedding and output layer; value: embedding
+    assert len(adapter) == of_each[stage]

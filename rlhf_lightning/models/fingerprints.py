@@ -1,0 +1,30 @@
+"""Short hashes by which a checkpoint or an adapter knows the model that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from rlhf_lightning.models.adapters import base_weights
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A short hash of names, shapes and the first values of every weight: cheap at any size, equal on every device,
+    and different for different models."""
+    return _fingerprint(model.state_dict())
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """The same of the frozen weights beneath adapters, a scalar head left out: that of the base that was loaded."""
+    heads = ("score.", "lm_head.", "embed_out.")  # a causal and a scalar model of one base differ in them
+    return _fingerprint({name: w for name, w in base_weights(model).items() if not name.startswith(heads)})
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
