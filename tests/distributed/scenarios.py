@@ -350,6 +350,7 @@ def cell(
     if roles == "shared":
         torch.manual_seed(4)
         scalar = load_scalar_model(head="new", **common)
+        scalar.head.weight.data.mul_(1.001)  # a head as it was drawn is refused
         folder = Path(f"reward-{quantization}-{os.environ['RANK']}")
         reward = SharedReward(name=str(save_model_folder(scalar, Encoder.from_pretrained(model), folder)))
     optimizers: dict[str, Any] = {"AdamW": None, "Muon": Muon, "adamw8bit": adamw8bit}

@@ -32,6 +32,7 @@ def test_twenty_kills_change_nothing(strategy: str, tmp_path: Path) -> None:
     encoder = Encoder.from_pretrained(str(world / "base"))
     save_model_folder(load_causal_lm(name=str(world / "base"), init="random"), encoder, tmp_path / "policy")
     scalar = load_scalar_model(name=str(tmp_path / "policy"), head="new")
+    scalar.head.weight.data.mul_(1.001)  # a head as it was drawn is refused
     save_model_folder(scalar, encoder, tmp_path / "reward")
 
     def start(run: Path) -> subprocess.Popen[bytes]:
