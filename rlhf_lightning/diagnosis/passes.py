@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.diagnosis.finding import CheckFailed
 from rlhf_lightning.diagnosis.patient import Patient, gap
-from rlhf_lightning.models import TokenLogprobs, generate, generation_mode
+from rlhf_lightning.models import TokenLogprobs, embedding_rows, generate, generation_mode
 from rlhf_lightning.modules import SFTModule
 from rlhf_lightning.modules.trajectory import join, response_targets
 
@@ -19,8 +19,8 @@ def loads(patient: Patient) -> str:
     """Model and tokenizer load, and belong together."""
     patient.load()
     weights = patient.model.num_parameters()  # which knows how many a quantised layer stands for
-    rows = patient.model.get_input_embeddings().num_embeddings
-    return f"{type(patient.model).__name__}, {weights:,} weights, {rows:,} rows for the tokenizer's ids"
+    rows = embedding_rows(patient.model)
+    return f"{type(patient.model).__name__}, {weights:,} weights, {rows or 0:,} rows for the tokenizer's ids"
 
 
 def padding(patient: Patient) -> str:
@@ -28,7 +28,7 @@ def padding(patient: Patient) -> str:
     batch, model = patient.demonstrations(), patient.model
     logprobs = TokenLogprobs(model)
     real = torch.arange(batch.input_ids.shape[1], device=patient.device) < batch.lengths.unsqueeze(1)
-    other = (patient.encoder.pad_token_id + 1) % model.get_input_embeddings().num_embeddings
+    other = (patient.encoder.pad_token_id + 1) % (embedding_rows(model) or 1)
     rows, worst = _rows(batch.input_ids, batch.loss_mask, batch.lengths), 0.0
     with generation_mode(model):
         alone = torch.cat([logprobs(row, mask)[0] for row, mask in rows])

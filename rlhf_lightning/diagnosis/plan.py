@@ -42,10 +42,12 @@ def plan_of(
         text_block: tokens of a row of pretraining text beside the prompts; 0 without.
 
     Raises:
-        UserError: an unknown stage, shared roles without an adapter.
+        UserError: an unknown stage, unknown roles, shared roles without an adapter.
     """
     if stage not in STAGES:
         raise UserError(f"run.stage={stage!r} is none of {', '.join(STAGES)}")
+    if roles not in ("separate", "shared"):
+        raise UserError(f"run.roles={roles!r} is neither 'separate' nor 'shared'")
     size = size_of_factory(policy)
     if size is None:
         return None

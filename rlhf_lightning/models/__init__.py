@@ -22,7 +22,7 @@ from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.skeletons import from_first, loaded_by_first
 from rlhf_lightning.models.training import trainable
-from rlhf_lightning.models.vocabulary import check_vocabulary
+from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 
 __all__ = [
     "ADAPTER",
@@ -49,6 +49,7 @@ __all__ = [
     "check_causal_lm",
     "check_vocabulary",
     "context_length",
+    "embedding_rows",
     "export_model",
     "from_first",
     "generate",

@@ -21,6 +21,7 @@ from rlhf_lightning.models.loading import load_causal_lm, load_options, load_sca
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.token_rows import with_token_ids
 from rlhf_lightning.planning import ModelSize
 
 PROBE = 16
@@ -53,7 +54,8 @@ def model_size(
     activation_checkpointing: bool = False,
 ) -> ModelSize:
     """The size of what :func:`~rlhf_lightning.models.load_causal_lm` (``scalar=False``) or
-    :func:`~rlhf_lightning.models.load_scalar_model` would load. Only the configuration is read.
+    :func:`~rlhf_lightning.models.load_scalar_model` would load. Only the configuration is read, and the tokenizer where
+    an adapter names tokens.
 
     Raises:
         UserError: as those functions, as far as the configuration tells.
@@ -63,6 +65,8 @@ def model_size(
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
     options = load_options(dtype, attn_implementation, trust_remote_code)
+    if lora:
+        lora = with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code)
     with naming(name), quiet_transformers(), torch.device("meta"):
         model = auto.from_config(config, **options)
         if lora:

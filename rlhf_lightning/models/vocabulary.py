@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
@@ -30,10 +30,9 @@ def check_vocabulary(model: nn.Module | None, encoder: Encoder | None, *, role: 
     Raises:
         UserError: names the sizes and a token that has no row.
     """
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    if encoder is None or not isinstance(embedding, nn.Embedding):
+    rows = embedding_rows(model)
+    if encoder is None or rows is None:
         return
-    rows = embedding.num_embeddings
     vocabulary: dict[str, int] = encoder.tokenizer.get_vocab()
     beyond = {token: index for token, index in vocabulary.items() if index >= rows}
     added = getattr(encoder.tokenizer, "added_tokens_decoder", {})
@@ -49,3 +48,12 @@ def check_vocabulary(model: nn.Module | None, encoder: Encoder | None, *, role: 
     if beyond:
         shown = ", ".join(sorted(beyond))
         log.warning("the %s has no embedding for the special tokens %s: texts must not spell them out", role, shown)
+
+
+def embedding_rows(model: nn.Module | None) -> int | None:
+    """Rows of a model's input embedding, also of one that an adapter wraps; None where none is shown."""
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    if isinstance(embedding, nn.Embedding):
+        return embedding.num_embeddings
+    weight = getattr(embedding, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import DemonstrationDataModule, Encoder, PromptDataModule
 from rlhf_lightning.diagnosis import Finding, diagnose, plan_of
-from rlhf_lightning.models import load_causal_lm, load_scalar_model, save_model_folder
+from rlhf_lightning.models import Lora, load_causal_lm, load_scalar_model, save_model_folder
+from rlhf_lightning.models.heads import NEW_HEAD
 from rlhf_lightning.planning import MemoryPlan, RoleMemory
 
 LOADS, PADDING, SAMPLING = "model and tokenizer load", "padding changes nothing", "sampling is teacher forcing"
@@ -52,7 +53,15 @@ def test_padding_that_is_eos_passes(
     assert findings[ADAPTER].result == "skip"
 
 
-@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "bfloat16"},
+        {"activation_checkpointing": True},
+        {"lora": Lora(rank=2, trainable_tokens=["eos"])},
+        {"lora": Lora(rank=2, modules_to_save=["embed_tokens"])},
+    ],
+)
 def test_options_of_a_model_pass(load: Callable[..., Any], examined: Examined, options: dict[str, Any]) -> None:
     assert passed(examined(load(**options))) == OF_THE_MODEL
 
@@ -249,12 +258,16 @@ def test_a_head_that_is_missing_fresh_or_zero(
     load: Callable[..., Any],
     examined: Examined,
     causal_lm_folders: dict[str, Path],
-    reward_model_folders: dict[str, Path],
     encoder: Encoder,
     tmp_path: Path,
 ) -> None:
-    zero = trained(causal_lm_folders["llama"], encoder, tmp_path / "reward", 0.0)
-    cases = {causal_lm_folders["llama"]: "no score head", reward_model_folders["llama"]: "seed 0", zero: "is zero"}
+    base = causal_lm_folders["llama"]
+    zero = trained(base, encoder, tmp_path / "zero", 0.0)
+    new = load_scalar_model(name=str(base), head="new")
+    fresh = save_model_folder(new, encoder, tmp_path / "fresh")
+    delattr(new.model.config, NEW_HEAD)  # as folders of earlier versions, which do not tell how it was drawn
+    old = save_model_folder(new, encoder, tmp_path / "old")
+    cases = {base: "no score head", zero: "all zeros", fresh: "as it was drawn and was never trained", old: "seed 0"}
     for folder, found in cases.items():
         findings = examined(load(), reward=scorer(folder))
         assert failed(findings) == {HEAD}
@@ -320,4 +333,6 @@ def test_the_plan_of_stages(causal_lm_folders: dict[str, Path]) -> None:
         plan_of(policy, stage="dpo")
     with pytest.raises(ValueError, match="model/lora=default"):
         plan_of(policy, roles="shared")
+    with pytest.raises(ValueError, match=r"run\.roles='share'"):
+        plan_of(policy, roles="share")  # type: ignore[arg-type]
     assert dataclasses.is_dataclass(stages["ppo"])

@@ -46,7 +46,7 @@ def saved_bytes(model: Any, rows: int, tokens: int) -> int:
     return sum(size for place, size in found.items() if place not in own)
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [None, LORA, Lora(rank=4, trainable_tokens=["eos", 5])])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_are_those_of_the_loaded_model(
     causal_lm_folders: dict[str, Path], architecture: str, lora: Lora | None, dtype: str

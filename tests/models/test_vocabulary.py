@@ -12,6 +12,7 @@ from torch import nn
 from rlhf_lightning.data import Encoder, collate_tokens
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
+    Lora,
     RewardModelScorer,
     TokenLogprobs,
     check_vocabulary,
@@ -31,6 +32,13 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(
     with pytest.raises(UserError, match="larger than the policy's embedding: it has 35 ids and .* 30 rows") as caught:
         check_vocabulary(load_causal_lm(name=str(folder)), encoder, role="policy")
     assert "(id 30)" in str(caught.value)
+    for lora in (
+        Lora(trainable_tokens=[3]),
+        Lora(modules_to_save=["embed_tokens"]),
+        Lora(target_modules=["embed_tokens"]),
+    ):
+        with pytest.raises(UserError, match="it has 35 ids and the embedding 30 rows"):
+            check_vocabulary(load_causal_lm(name=str(folder), lora=lora), encoder)
     save_model_folder(as_trained(load_scalar_model(name=str(folder), head="new")), encoder, tmp_path / "reward")
     with pytest.raises(UserError, match="larger than the reward model's embedding"):
         RewardModelScorer(name=str(tmp_path / "reward"))
