@@ -58,6 +58,8 @@ def export_checkpoint(
     if role is None:
         raise UserError(f"{recipe} is of a {type(module).__name__}, of which rlhf-export does not know what to export")
     module.configure_model()
+    if "ppo" in state:
+        state["ppo"]["reward"] = None  # which is not exported, and may have been trained anew since
     try:
         module.on_load_checkpoint(state)
     except CheckpointError as error:

@@ -186,6 +186,22 @@ def test_ppo_does_not_start_on_what_is_no_trained_reward_model(
     assert not list(Path("ppo").glob("checkpoints/*"))
 
 
+def test_a_policy_is_exported_after_its_reward_model_was_trained_anew(
+    script: Callable[..., None], causal_lm_folders: dict[str, Path], encoder: Encoder, as_trained: Callable[..., Any]
+) -> None:
+    name = str(causal_lm_folders["llama"])
+    reward = as_trained(load_scalar_model(name=name, head="new"))
+    save_model_folder(reward, encoder, "reward")
+    write("p.jsonl", {"prompt": "say hi"}, {"prompt": "why"})
+    ppo = ["data.rollout_batch_size=2", "module.minibatch_size=2", "module.max_new_tokens=4", "data.iterations=1"]
+    names = [f"model.name={name}", "module.reward.name=reward", "trainer.accelerator=cpu"]
+    script(train.main, "stage=ppo", *names, "data.train=p.jsonl", *ppo, "run_dir=ppo")
+    save_model_folder(as_trained(reward), encoder, "reward")
+    (checkpoint,) = Path("ppo/checkpoints").glob("*.ckpt")
+    script(export.main, f"checkpoint={checkpoint}", "out=exported")
+    assert Path("exported/model.safetensors").read_bytes() == Path("ppo/model/model.safetensors").read_bytes()
+
+
 def test_a_damaged_checkpoint_is_not_resumed_from(
     script: Callable[..., None], causal_lm_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,7 +187,8 @@ class WeightedSum:
 
     def fingerprint(self) -> str:
         """Of those rewards that have one, with all weights."""
-        known = [reward.fingerprint() for reward in self.rewards if hasattr(reward, "fingerprint")]
+        own = [getattr(reward, "fingerprint", None) for reward in self.rewards]
+        known = [str(make()) for make in own if callable(make)]
         return " ".join([*known, *map(str, self.weights)])
 
     def __call__(

@@ -117,8 +117,7 @@ def reference_fingerprint(reference: nn.Module) -> str:
 
 
 def reward_fingerprint(reward: Any) -> str | None:
-    """A fingerprint of the reward, where it has weights; a function has none that could be compared."""
-    if isinstance(reward, nn.Module):
-        return weights_fingerprint(reward)
+    """A fingerprint of a reward that keeps its weights to itself. A function has none that could be compared; the
+    weights of a module are part of the checkpoint, which brings them back, and may have changed since the start."""
     own = getattr(reward, "fingerprint", None)
-    return None if own is None else str(own())
+    return str(own()) if callable(own) and not isinstance(reward, nn.Module) else None

@@ -380,6 +380,42 @@ def test_a_resumed_run_knows_its_reward(
                 fit(make(roles, reward=two[1]), batches, ckpt_path=path, max_epochs=2)
 
 
+class RunningMean(torch.nn.Module):
+    """Length above its mean so far, which is a buffer: a reward that changes as it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, prompts: list[str], responses: list[str]) -> torch.Tensor:
+        scores = len_of(prompts, responses)
+        self.mean.lerp_(scores.mean() + 1, 0.5)
+        return scores - self.mean
+
+
+class Named:
+    """A reward with an attribute of that name that is something else."""
+
+    fingerprint = "lengths, second version"
+
+    def __call__(self, prompts: list[str], responses: list[str]) -> torch.Tensor:
+        return len_of(prompts, responses)
+
+
+@pytest.mark.parametrize("reward", [RunningMean, Named])
+def test_a_run_with_a_reward_of_ones_own_is_resumed(
+    reward: Callable[[], Any],
+    fit: Callable[..., L.Trainer],
+    make: Callable[..., PPOModule],
+    prompts: PromptBatch,
+    tmp_path: Path,
+) -> None:
+    fit(make("separate", reward=reward()), [{"prompts": prompts}]).save_checkpoint(tmp_path / "one.ckpt")
+    module = make("separate", reward=reward())
+    fit(module, [{"prompts": prompts}], ckpt_path=tmp_path / "one.ckpt", max_epochs=2)
+    assert module.iterations == 2
+
+
 def len_of(prompts: list[str], responses: list[str]) -> torch.Tensor:
     return torch.tensor([float(len(response)) for response in responses])
 
