@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.modes import generation_mode
 
 TEXTS = (
@@ -56,7 +57,8 @@ def check_written(own: Mapping[str, Tensor], folder: Path) -> int:
 def output_difference(trained: Any, exported: Any, encoder: Encoder, *, scalar: bool) -> Difference:
     """How far the logits (or a scalar model's scores at every token) of two models are apart, on two sentences."""
     largest, scale, tokens = 0.0, 0.0, 0
-    for ids in sequences(encoder):
+    longest = min(LONGEST, context_length(trained.model if scalar else trained) or LONGEST)
+    for ids in sequences(encoder, longest):
         expected, found = (_outputs(model, ids, scalar) for model in (trained, exported))
         largest = max(largest, float((expected - found).abs().max()))
         scale = max(scale, float(expected.abs().max()))
@@ -64,11 +66,11 @@ def output_difference(trained: Any, exported: Any, encoder: Encoder, *, scalar: 
     return Difference(largest, scale, tokens)
 
 
-def sequences(encoder: Encoder) -> Iterator[Tensor]:
-    """The beginnings of two sentences, each as ids [1, s] that end with EOS."""
+def sequences(encoder: Encoder, longest: int = LONGEST) -> Iterator[Tensor]:
+    """The beginnings of two sentences, each as at most ``longest`` ids [1, s] that end with EOS."""
     ids: Sequence[int]
     for ids in encoder.tokenize(TEXTS):
-        yield torch.tensor([[*ids[: LONGEST - 1], encoder.eos_token_id]])
+        yield torch.tensor([[*ids[: longest - 1], encoder.eos_token_id]])
 
 
 def _outputs(model: Any, ids: Tensor, scalar: bool) -> Tensor:

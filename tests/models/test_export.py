@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
+    Lora,
     ScalarModel,
     export_model,
     load_causal_lm,
@@ -218,3 +221,13 @@ def test_fingerprints_tell_models_apart(make_causal_lm: Callable[[str], PreTrain
     with torch.no_grad():
         same.model.norm.weight[3] += 1e-3
     assert weights_fingerprint(one) != weights_fingerprint(same)
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+def test_an_adapter_is_merged_and_compared_in_a_short_context(encoder: Encoder, tmp_path: Path, scalar: bool) -> None:
+    config = GPT2Config(vocab_size=35, n_embd=16, n_layer=1, n_head=2, n_positions=12, eos_token_id=0, pad_token_id=1)
+    base = str(save_model_folder(GPT2LMHeadModel(config), encoder, tmp_path / "base"))
+    load: Any = functools.partial(load_scalar_model, head="new") if scalar else load_causal_lm
+    found = export_model(load(name=base, lora=Lora(rank=2)), encoder, tmp_path / "model")
+    assert found.difference is not None and found.difference < 1e-4
+    assert "on 24 tokens" in found.comparison
