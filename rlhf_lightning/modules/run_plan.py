@@ -71,8 +71,8 @@ def run_schedule(module: L.LightningModule, data: Any, trainer: L.Trainer) -> Ru
     batches = limit if isinstance(limit, int) else None  # a fraction is of what only the loaders know
     max_steps = trainer.max_steps if trainer.max_steps > 0 else None
     if isinstance(module, PPOModule):
-        if getattr(data, "iterations", None) is None:
-            return None
+        if getattr(data, "iterations", None) is None or data.rollout_batch_size < module.minibatch_size:
+            return None  # the module refuses the latter itself
         with_text = getattr(data, "text", None) is not None
         return ppo_schedule(
             iterations=data.iterations if batches is None else min(data.iterations, batches),
@@ -84,12 +84,15 @@ def run_schedule(module: L.LightningModule, data: Any, trainer: L.Trainer) -> Ru
             max_steps=max_steps,
         )
     rows: Any = getattr(data, "train_rows", None)
-    if not hasattr(rows, "__len__") or getattr(data, "batch_size", None) is None or trainer.max_epochs is None:
+    epochs = trainer.max_epochs
+    if epochs is None or epochs < 0:  # without end, but for the steps
+        epochs = max_steps
+    if not hasattr(rows, "__len__") or getattr(data, "batch_size", None) is None or epochs is None:
         return None
     return supervised_schedule(
         rows=len(rows),
         batch_size=data.batch_size,
-        epochs=max(trainer.max_epochs, 1),
+        epochs=epochs,
         block=getattr(data, "block_size", 0),
         limit=batches,
         max_steps=max_steps,

@@ -172,7 +172,18 @@ def test_schedules_are_what_a_run_does(
     assert module.iterations == planned.iterations
 
 
-@pytest.mark.parametrize("options", [{}, {"max_epochs": 2}, {"max_steps": 3}, {"limit_train_batches": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_epochs": 2},
+        {"max_steps": 3},
+        {"limit_train_batches": 1},
+        {"max_epochs": -1, "max_steps": 20},
+        {"max_epochs": None, "max_steps": 20},
+        {"max_epochs": 0},
+    ],
+)
 def test_supervised_schedules_are_what_a_run_does(
     causal_lm_folders: dict[str, Path],
     encoder: Encoder,
@@ -190,6 +201,12 @@ def test_supervised_schedules_are_what_a_run_does(
     assert planned is not None
     assert trainer.global_step == planned.optimizer_steps
     assert planned.pretraining_tokens == planned.rows * 16
+
+
+def test_a_schedule_that_the_module_refuses_is_left_to_it(
+    ppo: Callable[..., PPOModule], prompts: Any, make_trainer: Callable[..., L.Trainer]
+) -> None:
+    assert run_schedule(ppo(minibatch_size=16), prompts(), make_trainer(max_steps=4)) is None
 
 
 def test_optimizers_are_recognised() -> None:
