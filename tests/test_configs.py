@@ -138,3 +138,13 @@ def test_experiments_state_their_command(path: Path) -> None:
     head = path.read_text().split("\nsteps:")[0]
     assert "@package _global_" in head
     assert f"rlhf-pipeline experiment={path.stem}" in head
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_options_of_an_adapter_reach_every_stage_of_an_experiment(experiment: str) -> None:
+    options = ["model.lora.rank=5", "model.lora.dropout=0.25", "model.lora.trainable_tokens=[eos]"]
+    config = composed("pipeline", f"experiment={experiment}", "model/lora=default", "model.name=m", *options)
+    for step in ("sft", "reward", "ppo", "ppo_ptx"):
+        lora = config.steps[step].model.lora
+        assert (lora.rank, lora.dropout, list(lora.trainable_tokens)) == (5, 0.25, ["eos"]), step
+        assert set(lora) == set(config.model.lora), step
