@@ -16,6 +16,7 @@ from rlhf_lightning.modules.sft import SFTModule
 
 # What of a data module's settings decides how a model trains.
 DATA = ("batch_size", "rollout_batch_size", "ptx_ratio", "max_length", "max_prompt_length", "block_size", "text_block")
+OF_TEXT = ("ptx_ratio", "text_block")  # settings of pretraining text, of which a run of PPO may have none
 UNMEASURED = "Nothing here measures how truthful or harmless it is: evaluate it on your own prompts before it is used."
 
 
@@ -38,7 +39,8 @@ def run_record(
     """
     method, tags, notes, limits = _described(module, data)
     settings = {"module": type(module).__name__, **progress, **module.hparams}
-    settings |= {f"data.{name}": getattr(data, name) for name in DATA if getattr(data, name, None) is not None}
+    used = DATA if getattr(data, "text", None) is not None else [name for name in DATA if name not in OF_TEXT]
+    settings |= {f"data.{name}": getattr(data, name) for name in used if getattr(data, name, None) is not None}
     factory = getattr(module, "_optimizer_factory", None)
     if factory is not None:
         factory = getattr(factory, "func", factory)

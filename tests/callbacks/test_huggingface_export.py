@@ -148,6 +148,10 @@ def test_the_card_tells_of_the_run(
     assert [row.split(" | ")[2] for row in rows] == ["36", "36"]
     assert any("weights were read back from the files and are the model's bit for bit" in m for m in caplog.messages)
     assert str(tmp_path) not in "\n".join(lines)
+    assert any(line.startswith("| data.ptx_ratio |") for line in lines)
+    make_trainer(callbacks=[HuggingFaceExport(folder=folder)]).fit(make_ppo(), make_data())
+    plain = (folder / "README.md").read_text()
+    assert "# PPO\n" in plain and "data.ptx_ratio" not in plain and "data.text_block" not in plain
 
 
 def test_reward_model_card_tells_what_its_scores_are(
