@@ -72,6 +72,15 @@ class Quantization:
         )
 
 
+def leave_file(model: nn.Module) -> None:
+    """Copy on a CPU what is not quantised out of the mapped weight file: one weight that points into it keeps every
+    page of the full weights that was read resident."""
+    quantised = (torch.int8, torch.uint8)
+    for weight in (*model.parameters(), *model.buffers()):
+        if weight.device.type == "cpu" and weight.dtype not in quantised:
+            weight.data = weight.data.clone()
+
+
 def same_products_everywhere(model: nn.Module) -> None:
     """Have quantised layers on a CPU compute in evaluation what they compute in training, so that a rollout has the
     probabilities of the update: bitsandbytes would there also round 8-bit layers' inputs to 8 bits, and repack 4-bit

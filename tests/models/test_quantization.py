@@ -88,3 +88,14 @@ def test_a_warning_of_every_product_is_said_once(
         for _ in range(3):
             logger.warning("inputs will be cast from %s to float16", torch.float32)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_model_lets_the_full_weights_file_go(causal_lm_folders: dict[str, Path], kind: Any) -> None:
+    folder = causal_lm_folders["llama"]
+    model = load_causal_lm(name=str(folder), quantization=Quantization(kind=kind))
+    assert str(folder) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight or not (
+        model.config.tie_word_embeddings
+    )
