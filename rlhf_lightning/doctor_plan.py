@@ -75,11 +75,11 @@ def print_plan(config: DictConfig) -> bool:
         row += [gigabytes(number) if number else "" for number in (one.sent, one.moved.get("rollout", 0.0))]
         table.add_row(*row, *(f"{seconds:,.1f} s" for seconds in one.seconds or ()))
     console.print(table)
-    console.print("\n" + _advice(options, chosen, limit), highlight=False)
+    console.print("\n" + _advice(options, chosen, limit, config), highlight=False)
     return chosen.fits
 
 
-def _advice(options: Sequence[Option], chosen: Option, limit: str) -> str:
+def _advice(options: Sequence[Option], chosen: Option, limit: str, config: DictConfig) -> str:
     processes = chosen.processes
     best = cheapest(options, processes)
     refused = [f"{one.strategy} is not possible: {one.refused}" for one in options if one.refused]
@@ -90,13 +90,19 @@ def _advice(options: Sequence[Option], chosen: Option, limit: str) -> str:
     more = [one for one in options if one.processes > processes and one.fits and one.refused is None]
     if more:
         return f"Nothing fits {limit} on {processes} device(s){why}; strategy=fsdp2 on {more[0].processes} would"
-    ways = "a smaller run.micro_batch_size, model.activation_checkpointing=true"
-    if chosen.memory.largest_phase == "rollout":
-        ways = "a smaller run.rollout_batch_size"
-    return (
-        f"Nothing fits {limit} on {processes} device(s){why}; try {ways}, model.dtype=bfloat16, model/lora=default, "
-        "model/quantization=nf4 or run.roles=shared"
-    )
+    possible = [one for one in options if one.processes == processes and one.refused is None]
+    nearest = min(possible, key=lambda one: one.memory.peak)
+    ways = {
+        "a smaller run.rollout_batch_size": nearest.memory.largest_phase == "rollout",
+        "a smaller run.micro_batch_size": config.run.micro_batch_size > 1,
+        "model.activation_checkpointing=true": not config.model.get("activation_checkpointing"),
+        "model.dtype=bfloat16": config.model.get("dtype") == "float32",
+        "model/lora=default": not config.model.get("lora"),
+        "model/quantization=nf4": not config.model.get("quantization"),
+        "run.roles=shared": config.run.stage == "ppo" and config.run.roles != "shared",
+    }
+    tried = ", ".join(way for way, left in ways.items() if left) or "more nodes or a smaller model"
+    return f"Nothing fits {limit} on {processes} device(s){why}; try {tried}"
 
 
 def _choice(policy: Any, run: PlannedRun, roles: str) -> dict[str, Any]:
