@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.diagnosis import Finding, diagnose, plan_of
+from rlhf_lightning.doctor_plan import print_plan
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import load_scalar_model
 from rlhf_lightning.planning import MemoryPlan, gigabytes, peak_line
@@ -96,6 +97,10 @@ def print_findings(findings: list[Finding], plan: MemoryPlan | None, console: Co
 @reported
 def _app(config: DictConfig) -> Any:
     quieten()
+    if config.plan:
+        if not print_plan(config):
+            sys.exit(1)
+        return
     findings, plan = examine_config(config)
     console = Console()
     print_findings(findings, plan, console if console.is_terminal else Console(width=120))

@@ -2,6 +2,6 @@
 
 from rlhf_lightning.diagnosis.diagnose import diagnose
 from rlhf_lightning.diagnosis.finding import Finding
-from rlhf_lightning.diagnosis.plan import plan_of
+from rlhf_lightning.diagnosis.plan import plan_of, run_of
 
-__all__ = ["Finding", "diagnose", "plan_of"]
+__all__ = ["Finding", "diagnose", "plan_of", "run_of"]

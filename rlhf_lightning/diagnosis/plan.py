@@ -1,4 +1,4 @@
-"""The memory plan of a run that is not composed yet."""
+"""The plan of a run that is not composed yet."""
 
 from __future__ import annotations
 
@@ -8,26 +8,21 @@ from typing import Any, Literal
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import adapter_size, load_scalar_model, size_of_factory
 from rlhf_lightning.modules.run_plan import frozen, optimizer_kind
-from rlhf_lightning.planning import MemoryPlan, plan_ppo, plan_reward, plan_sft
+from rlhf_lightning.planning import MemoryPlan, ModelSize, PlannedRun, memory_of
 
 STAGES = ("sft", "reward", "ppo")
 
 
-def plan_of(
+def run_of(
     policy: Any,
     *,
-    stage: str = "ppo",
+    stage: Literal["sft", "reward", "ppo"] = "ppo",
     roles: Literal["separate", "shared"] = "separate",
     reward: str | None = None,
     optimizer: Any = None,
-    rollout_batch_size: int = 512,
-    micro_batch_size: int = 64,
-    completions: int = 4,
-    prompt_tokens: int = 512,
-    new_tokens: int = 256,
-    text_block: int = 0,
-) -> MemoryPlan | None:
-    """The memory of a stage; ``None`` if what makes the policy is not known.
+    **numbers: Any,
+) -> PlannedRun | None:
+    """A stage with the sizes of its models; ``None`` if what makes the policy is not known.
 
     Args:
         policy: a ``functools.partial`` of :func:`~rlhf_lightning.models.load_causal_lm`.
@@ -35,14 +30,10 @@ def plan_of(
         roles: of PPO.
         reward: folder of the reward model, which the value model starts from; ``None``: one like the policy.
         optimizer: makes the optimizer.
-        rollout_batch_size: episodes of an iteration.
-        micro_batch_size: sequences of a forward and backward pass; in reward training prompts.
-        completions: of a prompt in reward training.
-        prompt_tokens, new_tokens: longest prompt and longest response.
-        text_block: tokens of a row of pretraining text beside the prompts; 0 without.
+        numbers: batch sizes and lengths of :class:`~rlhf_lightning.planning.PlannedRun`.
 
     Raises:
-        UserError: an unknown stage, unknown roles, shared roles without an adapter.
+        UserError: an unknown stage, unknown roles, shared roles without an adapter, a number below 1.
     """
     if stage not in STAGES:
         raise UserError(f"run.stage={stage!r} is none of {', '.join(STAGES)}")
@@ -51,27 +42,27 @@ def plan_of(
     size = size_of_factory(policy)
     if size is None:
         return None
-    kind, tokens = optimizer_kind(optimizer), prompt_tokens + new_tokens
-    if stage == "sft":
-        return plan_sft(size, rows=micro_batch_size, tokens=tokens, optimizer=kind)
-    settings = policy.keywords | ({} if reward is None else {"name": reward})
-    scalar = size_of_factory(functools.partial(load_scalar_model, **settings))
-    assert scalar is not None  # it is a partial of load_scalar_model
-    if stage == "reward":
-        return plan_reward(scalar, rows=micro_batch_size * completions, tokens=tokens, optimizer=kind)
-    shared = roles == "shared"
-    if shared and not policy.keywords.get("lora"):
-        raise UserError("run.roles=shared trains an adapter on a frozen base: set model/lora=default")
-    return plan_ppo(
-        size,
-        reference=None if shared else frozen(size),
-        value=adapter_size(size) if shared else scalar,
-        reward=adapter_size(size) if shared else frozen(scalar),
-        rollout_batch_size=rollout_batch_size,
-        micro_batch_size=micro_batch_size,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        text_rows=micro_batch_size if text_block else 0,
-        text_tokens=text_block,
-        optimizer=kind,
-    )
+    memory: dict[str, ModelSize] = {"policy": size}
+    read = memory
+    shared = roles == "shared" and stage == "ppo"
+    if shared:
+        if not policy.keywords.get("lora"):
+            raise UserError("run.roles=shared trains an adapter on a frozen base: set model/lora=default")
+        memory |= {"value": adapter_size(size), "reward": adapter_size(size)}
+        read = dict.fromkeys(("policy", "reference", "value", "reward"), size)
+    elif stage != "sft":
+        settings = policy.keywords | ({} if reward is None else {"name": reward})
+        scalar = size_of_factory(functools.partial(load_scalar_model, **settings))
+        assert scalar is not None  # it is a partial of load_scalar_model
+        if stage == "reward":
+            memory = read = {"reward": scalar}
+        else:
+            memory |= {"reference": frozen(size), "value": scalar, "reward": frozen(scalar)}
+    return PlannedRun(stage=stage, roles=memory, read=read, optimizer=optimizer_kind(optimizer), **numbers)
+
+
+def plan_of(policy: Any, **settings: Any) -> MemoryPlan | None:
+    """The memory of a stage on one device; ``None`` if what makes the policy is not known. Arguments and errors are
+    those of :func:`run_of`."""
+    run = run_of(policy, **settings)
+    return None if run is None else memory_of(run)

@@ -37,7 +37,7 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
     mesh = mesh["data_parallel"]
     device = torch.device("cpu" if mesh.device_type == "cpu" else f"cuda:{torch.cuda.current_device()}")
     # Also behind the last unit: what a rollout left gathered would be stale after the next optimizer step.
-    units: list[nn.Module] = [*_blocks(model), model]
+    units: list[nn.Module] = [*blocks(model), model]
     for unit in units:
         _send(unit, device)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
@@ -97,7 +97,7 @@ def _run(model: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any
     return function(*arguments)
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks: the entries of the module list that holds the most weights."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=None)

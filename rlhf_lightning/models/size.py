@@ -21,6 +21,7 @@ from rlhf_lightning.models.loading import load_causal_lm, load_options, load_sca
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.quiet import quiet_transformers
+from rlhf_lightning.models.sharding import blocks
 from rlhf_lightning.models.token_rows import with_token_ids
 from rlhf_lightning.planning import ModelSize
 
@@ -91,6 +92,8 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
     layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     embedding = plain.get_input_embeddings().weight
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
+    stored = dict(zip(map(id, plain.parameters()), _stored(plain, quantization), strict=True))
+    of_blocks = [sum(stored[id(parameter)] for parameter in block.parameters()) for block in blocks(plain)]
     try:
         fixed, kept, scores = _kept(plain)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
@@ -98,7 +101,7 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
         fixed, kept, scores = 0.0, float(layers * (15 * width + 3 * inner) * embedding.itemsize), 0.0
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in plain.parameters()),
-        weight_bytes=sum(_stored(plain, quantization)),
+        weight_bytes=sum(stored.values()),
         trained=sum(parameter.numel() for parameter in trained),
         trained_bytes=float(sum(parameter.nbytes for parameter in trained)),
         matrices=sum(parameter.numel() for parameter in _hidden_matrices(plain)),
@@ -115,6 +118,8 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
         score_bytes=scores if plain.config._attn_implementation == "eager" else 0.0,
         number_bytes=embedding.itemsize,
         checkpointing=checkpointing,
+        block_bytes=max(of_blocks, default=0.0),
+        rest_bytes=sum(stored.values()) - sum(of_blocks),
     )
 
 

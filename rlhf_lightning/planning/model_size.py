@@ -26,6 +26,8 @@ class ModelSize:
         fixed_bytes: the same whatever is read, such as the weights that DoRA makes anew.
         number_bytes: of a number in a hidden state.
         checkpointing: whether a forward pass keeps one hidden state a layer and computes the rest anew.
+        block_bytes: of the weights of the largest block, which FSDP2 gathers at one time.
+        rest_bytes: of the weights outside the blocks, which it gathers for a whole pass.
     """
 
     parameters: int
@@ -43,3 +45,5 @@ class ModelSize:
     fixed_bytes: float = 0.0
     number_bytes: int = 4
     checkpointing: bool = False
+    block_bytes: float = 0.0
+    rest_bytes: float = 0.0

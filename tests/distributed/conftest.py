@@ -130,7 +130,7 @@ def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPa
             plan(f"saved-by-two-{strategy}", "resumable", strategy, folder=folder, crash=3),
             plan(f"resumed-{strategy}", "resumable", strategy, folder=folder, resume=True),
         ]
-    together += [plan("memory-fsdp2", "memory", "fsdp2", model="gpt2")]
+    together += [plan(f"{name}-fsdp2", name, "fsdp2", model="gpt2") for name in ("memory", "traffic")]
     finish([*start(1, alone, out / "all"), *start(2, together, out / "all")])
     # Each goes on from what the other number of processes left.
     fewer = [

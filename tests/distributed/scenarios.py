@@ -11,6 +11,7 @@ from unittest import mock
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
@@ -328,6 +329,42 @@ def memory(*, world: int, strategy: str, model: str, files: dict[str, str]) -> d
             patches.enter_context(mock.patch.object(kind, "from_pretrained", counted(kind.from_pretrained)))
         trainer(strategy, world, held).fit(ppo_module(model), ppo_data(model, files, iterations=2))
     return held.bytes | {"reads": reads}
+
+
+class Sent(L.Callback):
+    """Bytes, whole, of the weights that FSDP2 gathers and of the gradients that it scatters in the second iteration."""
+
+    def __init__(self) -> None:
+        self.bytes = {"gathered": 0, "scattered": 0}
+        self.patches = contextlib.ExitStack()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:  # in the first one, heads are checked besides
+            # Under their newer names and their older ones.
+            for kind, names in (
+                ("gathered", ("all_gather_single", "all_gather_into_tensor")),
+                ("scattered", ("reduce_scatter_single", "reduce_scatter_tensor")),
+            ):
+                name = next(name for name in names if hasattr(dist, name))
+                self.patches.enter_context(mock.patch.object(dist, name, self._counted(getattr(dist, name), kind)))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.patches.close()
+
+    def _counted(self, send: Any, kind: str) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            tensors = [value for value in (*arguments, *options.values()) if torch.is_tensor(value)]
+            self.bytes[kind] += max(tensor.nbytes for tensor in tensors)  # the other one is a shard
+            return send(*arguments, **options)
+
+        return counted
+
+
+def traffic(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, int]:
+    """What FSDP2 sends in an iteration of PPO-ptx whose responses may have 6 tokens."""
+    sent = Sent()
+    trainer(strategy, world, sent).fit(ppo_module(model), ppo_data(model, files, iterations=2))
+    return dict(sent.bytes)
 
 
 def cell(

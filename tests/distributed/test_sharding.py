@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rlhf_lightning.diagnosis import run_of
+from rlhf_lightning.models import load_causal_lm
+from rlhf_lightning.planning import PlannedRun, gradient_bytes, iteration_passes, memory_of
+
 Trained = Callable[..., Any]
+
+
+@pytest.fixture
+def planned(causal_lm_folders: dict[str, Any]) -> PlannedRun:
+    """The run of ``scenarios.memory`` and ``scenarios.traffic``, whose reward is no model."""
+    numbers = {"rollout_batch_size": 8, "minibatch_size": 4, "micro_batch_size": 1, "epochs": 2}
+    numbers |= {"prompt_tokens": 10, "new_tokens": 6, "ptx_ratio": 1, "text_block": 12}
+    run = run_of(functools.partial(load_causal_lm, name=str(causal_lm_folders["gpt2"])), **numbers)
+    assert run is not None
+    roles = {role: size for role, size in run.roles.items() if role != "reward"}
+    return PlannedRun(stage="ppo", roles=roles, read=roles, **numbers)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -44,3 +60,23 @@ def test_weights_are_read_once_for_all_processes(trained: Trained) -> None:
     """Policy and value model; the reference is a copy."""
     assert trained("memory-one")["reads"] == 2
     assert [trained("memory-fsdp2", rank)["reads"] for rank in (0, 1)] == [2, 0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_plan_of_two_processes_is_what_they_hold(trained: Trained, planned: PlannedRun, rank: int) -> None:
+    held, roles = trained("memory-fsdp2", rank), memory_of(planned, "fsdp2", 2).roles
+    for kind, name in (("parameters", "weights"), ("gradients", "gradients"), ("optimizer", "optimizer")):
+        assert sum(getattr(role, name) for role in roles) == pytest.approx(held[kind], rel=0.15), kind
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_plan_counts_what_two_processes_send(trained: Trained, planned: PlannedRun, rank: int) -> None:
+    """Every gathering of weights and scattering of gradients in an iteration of PPO-ptx; a little is padding."""
+    gathered = scattered = 0.0
+    for passes in iteration_passes(planned, 2):
+        size = planned.roles[passes.role]
+        gathered += passes.number * size.weight_bytes * (1 + passes.backward)
+        scattered += passes.number * gradient_bytes(size) * passes.backward
+    sent = trained("traffic-fsdp2", rank)
+    assert gathered == pytest.approx(sent["gathered"], rel=0.01)
+    assert scattered == pytest.approx(sent["scattered"], rel=0.01)

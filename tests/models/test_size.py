@@ -165,3 +165,13 @@ def test_measuring_leaves_modes_and_weights_alone(make_causal_lm: Callable[[str]
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert size.trained == sum(p.numel() for p in model.parameters())
+
+
+def test_what_is_in_blocks_and_what_is_not(make_causal_lm: Callable[[str], PreTrainedModel]) -> None:
+    """GPT-2 of width 32: two norms, attention (32·96 + 96, 32·32 + 32), feed-forward (32·128 + 128, 128·32 + 32); and
+    35 tokens, 64 positions and a norm outside."""
+    size = measure(make_causal_lm("gpt2"))
+    block = 2 * 64 + 32 * 96 + 96 + 32 * 32 + 32 + 32 * 128 + 128 + 128 * 32 + 32
+    assert size.block_bytes == 4 * block
+    assert size.rest_bytes == 4 * (35 * 32 + 64 * 32 + 2 * 32)
+    assert size.weight_bytes == 2 * size.block_bytes + size.rest_bytes
