@@ -22,7 +22,7 @@ from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.lora import Lora, add_lora
-from rlhf_lightning.models.quantization import Quantization, leave_file, same_products_everywhere
+from rlhf_lightning.models.quantization import Quantization, give_back_unpacked, leave_file, same_products_everywhere
 from rlhf_lightning.models.quiet import quiet_transformers
 from rlhf_lightning.models.skeletons import skeleton_wanted
 from rlhf_lightning.models.token_rows import with_token_ids
@@ -172,6 +172,7 @@ def _load(
         stored = {"quantization_config": quantization.config(options["dtype"])}
         model, info = load(output_loading_info=True, **stored)
         leave_file(model)
+        give_back_unpacked(model)
         same_products_everywhere(model)
         model.load_unquantized = functools.partial(load, config=plain)
     return model, info

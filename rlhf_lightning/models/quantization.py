@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +15,8 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError
+
+M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,16 @@ def leave_file(model: nn.Module) -> None:
     for weight in (*model.parameters(), *model.buffers()):
         if weight.device.type == "cpu" and weight.dtype not in quantised:
             weight.data = weight.data.clone()
+
+
+def give_back_unpacked(model: nn.Module) -> None:
+    """On a CPU let glibc hand blocks of 1 MiB and more back when they are freed: a layer's weights are unpacked there
+    for every product, and would stay with the process. It concerns the whole process; a threshold that was chosen in
+    the environment (``MALLOC_MMAP_THRESHOLD_``) stays. Other C libraries are left as they are."""
+    on_cpu = any(weight.device.type == "cpu" for weight in model.parameters())
+    if on_cpu and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def same_products_everywhere(model: nn.Module) -> None:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +95,32 @@ def test_a_warning_of_every_product_is_said_once(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_a_quantised_model_lets_the_full_weights_file_go(causal_lm_folders: dict[str, Path], kind: Any) -> None:
-    folder = causal_lm_folders["llama"]
+def test_a_quantised_model_lets_the_full_weights_file_go(
+    causal_lm_folders: dict[str, Path], tmp_path: Path, kind: Any
+) -> None:
+    folder = tmp_path / "model"  # a copy, which no other test has mapped
+    shutil.copytree(causal_lm_folders["llama"], folder)
     model = load_causal_lm(name=str(folder), quantization=Quantization(kind=kind))
     assert str(folder) not in Path("/proc/self/maps").read_text(encoding="utf-8")
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight or not (
         model.config.tie_word_embeddings
     )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_unpacked_weights_go_back_to_the_system(causal_lm_folders: dict[str, Path]) -> None:
+    """In a process of its own, where glibc has learned to keep blocks of 16 MiB."""
+    code = f"""
+import re
+import torch
+from rlhf_lightning.models import Quantization, load_causal_lm
+resident = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+torch.ones(4 * 2**20)
+load_causal_lm(name={str(causal_lm_folders["llama"])!r}, quantization=Quantization(kind="int8"))
+block = torch.ones(2**20)
+held = resident()
+del block
+print(held - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) > 3.5  # MiB, of 4
