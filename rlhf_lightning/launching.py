@@ -34,7 +34,7 @@ def processes_of_one_run(run_dir: Path) -> Iterator[None]:
     connected = dist.is_available() and dist.is_initialized()
     if HydraConfig.initialized():
         mine = [override for override in HydraConfig.get().overrides.task if not override.startswith("run_dir=")]
-        sys.argv = [command[0], *mine, f"run_dir={_quoted(run_dir)}"]
+        sys.argv = [command[0], *_own_configs(), *mine, f"run_dir={_quoted(run_dir)}"]
     try:
         yield
     finally:
@@ -46,6 +46,14 @@ def processes_of_one_run(run_dir: Path) -> Iterator[None]:
                 os.environ[name] = value
         if dist.is_available() and dist.is_initialized() and not connected:
             dist.destroy_process_group()
+
+
+def _own_configs() -> list[str]:
+    """The arguments by which a user's own configs were found, which are no overrides of the task."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    named = [part for folder in folders for part in ("--config-dir", folder)] + ["--config-name", hydra.job.config_name]
+    return [*named, *(override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath="))]
 
 
 def _quoted(path: Path) -> str:

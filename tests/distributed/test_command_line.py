@@ -95,6 +95,33 @@ def test_a_sweep_of_two_runs_with_two_processes_makes_two_runs(
     assert not list(tmp_path.glob("**/multirun/**"))
 
 
+def test_the_other_processes_read_a_users_own_configs(
+    causal_lm_folders: dict[str, Path], files: dict[str, str], tmp_path: Path
+) -> None:
+    """A folder of configs is no override, and each process that Lightning starts needs it as well."""
+    for folder, steps in (("named", 2), ("searched", 1)):
+        (tmp_path / folder / "experiment").mkdir(parents=True)
+        text = f"# @package _global_\ntrainer:\n  max_steps: {steps}\n"
+        (tmp_path / folder / "experiment" / f"{folder}.yaml").write_text(text)
+    searched = f"hydra.searchpath=[pkg://rlhf_lightning.sweeps,file://{tmp_path}/searched]"
+    for own in (["--config-dir", "named", "experiment=named"], [searched, "experiment=searched"]):
+        arguments = [
+            *own,
+            "stage=sft",
+            f"model.name={causal_lm_folders['gpt2']}",
+            f"data.train={files['demonstrations']}",
+            "data.batch_size=8",
+            "trainer.accelerator=cpu",
+            "trainer.enable_progress_bar=false",
+            "trainer.devices=2",
+            "strategy=ddp",
+            f"run_dir={tmp_path}/run-{own[-1].split('=')[1]}",
+        ]
+        run = subprocess.run([*TRAIN, *arguments], timeout=100, capture_output=True, text=True, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert "finished:" in run.stdout
+
+
 REFUSED = {
     "strategy=fsdp": "strategy=fsdp2",
     "strategy=deepspeed_2": "strategy=fsdp2",
