@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -47,7 +48,9 @@ class IterationCheckpoint(Checkpoint):
         folder: where to.
         every: iterations from one checkpoint to the next.
         keep_last: how many to keep.
-        monitor: a metric by which the ``keep_best`` best checkpoints are kept beside them; ``None``: none.
+        monitor: a metric by which the ``keep_best`` best checkpoints are kept beside them; ``None``: none. One of
+            validation is that of the last validation before the checkpoint; before the first, none is among the best.
+            NaN is worse than any number.
         mode: whether a smaller (``min``) or a larger (``max``) value of it is better.
         keep_best: how many.
     """
@@ -74,6 +77,7 @@ class IterationCheckpoint(Checkpoint):
         self.mode = mode
         self.keep_best = keep_best
         self.values: dict[int, float] = {}
+        self._validated = False
         self._random_states: list[dict[str, Any]] = []
         self._preemption = Preemption()
 
@@ -94,6 +98,10 @@ class IterationCheckpoint(Checkpoint):
             restore_random_state(self._random_states[trainer.global_rank])
         self._random_states = []
         self._preemption.listen()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From now on every metric is known."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,8 +145,9 @@ class IterationCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # what a run that is killed now has logged up to here
         iteration = iterations_done(trainer)
-        if self.monitor is not None:
-            self.values[iteration] = self._monitored(trainer)
+        value = self._monitored(trainer)
+        if value is not None:
+            self.values[iteration] = value
         path = self.folder / checkpoint_name(iteration)
         partial = path.with_name(f".{path.name}.partial")
         trainer.save_checkpoint(partial, weights_only=False)
@@ -157,12 +166,17 @@ class IterationCheckpoint(Checkpoint):
 
     def _kept(self, iterations: list[int]) -> set[int]:
         known = [iteration for iteration in iterations if iteration in self.values]
-        ranked = sorted(known, key=lambda iteration: self.values[iteration], reverse=self.mode == "max")
+        sign = -1 if self.mode == "max" else 1
+        ranked = sorted(known, key=lambda at: (math.isnan(self.values[at]), sign * self.values[at]))
         best = ranked[: self.keep_best] if self.monitor is not None else []
         return {*iterations[-self.keep_last :], *best}
 
-    def _monitored(self, trainer: L.Trainer) -> float:
+    def _monitored(self, trainer: L.Trainer) -> float | None:
+        if self.monitor is None:
+            return None
         if self.monitor not in trainer.callback_metrics:
+            if any(trainer.num_val_batches) and not self._validated:
+                return None  # it may be one of validation
             known = ", ".join(sorted(trainer.callback_metrics)) or "none yet"
             raise UserError(f"callbacks.checkpoint.monitor={self.monitor} is not logged; there are: {known}")
         return float(trainer.callback_metrics[self.monitor])
@@ -170,6 +184,7 @@ class IterationCheckpoint(Checkpoint):
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        # A folder goes file by file: under this name one that is half gone is taken for no checkpoint.
+        shutil.rmtree(path if PARTIAL.fullmatch(path.name) else path.rename(path.with_name(f".{path.name}.partial")))
     else:
         path.unlink()

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from rlhf_lightning.callbacks import IterationCheckpoint, newest_checkpoint
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.modules.checkpoints import complete_checkpoints
 
 VALUES = [3.0, 1.0, 4.0, 1.5, 9.0, 2.0]
 
@@ -73,6 +74,59 @@ def test_a_resumed_run_remembers_the_best(make_trainer: Any, tmp_path: Path) -> 
     trainer.fit(Logs([1.0, 8.0, 2.0]), batches(3))
     fit([3.0, 4.0, 5.0], 3, newest_checkpoint(tmp_path / "c"))
     assert kept(tmp_path / "c") == [2, 6]
+
+
+def test_a_value_that_is_no_number_is_never_the_best(make_trainer: Any, tmp_path: Path) -> None:
+    nan = float("nan")
+    for mode, best in (("min", 4), ("max", 2)):
+        checkpoint = IterationCheckpoint(folder=tmp_path / mode, keep_last=1, monitor="score", mode=mode)  # type: ignore[arg-type]
+        make_trainer(callbacks=[checkpoint]).fit(Logs([nan, 4.0, nan, 1.0, 2.0, nan]), batches())
+        assert kept(tmp_path / mode) == [best, 6]
+
+
+class Validates(Logs):
+    """Logs the value of the last batch when it is validated."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/score", self.values[self.seen - 1])
+
+
+def test_the_best_by_a_metric_of_validation_are_known_from_the_first_validation_on(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    """A validation comes after the checkpoint of its iteration, so the next one has its value."""
+    options: dict[str, Any] = {"val_check_interval": 2, "limit_val_batches": 1}
+    checkpoint = IterationCheckpoint(folder=tmp_path / "c", keep_last=1, monitor="val/score", mode="max")
+    make_trainer(callbacks=[checkpoint], **options).fit(Validates(VALUES), batches(), batches(1))
+    assert checkpoint.values == {3: 1.0, 4: 1.0, 5: 1.5, 6: 1.5}
+    assert kept(tmp_path / "c") == [5, 6]
+    unknown = IterationCheckpoint(folder=tmp_path / "d", monitor="val/reward")
+    with pytest.raises(UserError, match=r"monitor=val/reward is not logged; there are: score, val/score"):
+        make_trainer(callbacks=[unknown], **options).fit(Validates(VALUES), batches(), batches(1))
+
+
+def test_a_folder_that_is_half_removed_is_no_checkpoint(
+    make_trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(path: Path) -> None:
+        (path / "shard").unlink()
+        raise Killed
+
+    surplus = tmp_path / "c" / "iteration-000000.ckpt"
+    surplus.mkdir(parents=True)
+    (surplus / "shard").touch()
+    monkeypatch.setattr("shutil.rmtree", kill)
+    with pytest.raises(Killed):
+        make_trainer(callbacks=[IterationCheckpoint(folder=tmp_path / "c", keep_last=1)]).fit(Logs(VALUES), batches())
+    monkeypatch.undo()
+    assert [*complete_checkpoints(tmp_path / "c")] == [1]
+    path = newest_checkpoint(tmp_path / "c")
+    trainer = make_trainer(callbacks=[IterationCheckpoint(folder=tmp_path / "c", keep_last=1)])
+    trainer.fit(Logs(VALUES), batches(), ckpt_path=path)
+    assert kept(tmp_path / "c") == [6]
 
 
 def test_a_metric_that_nothing_logs_is_an_error(make_trainer: Any, tmp_path: Path) -> None:
