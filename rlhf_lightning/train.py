@@ -40,6 +40,12 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             f"{checkpoint} was written by processes that share the weights: go on with strategy=fsdp2 and any "
             "trainer.devices, 1 included"
         )
+    if checkpoint is not None and checkpoint.is_file() and strategy_name(config.trainer.strategy) == "fsdp2":
+        # Lightning would number the optimizer's state as the model does its weights, and ours stand in groups.
+        raise UserError(
+            f"{checkpoint} was written by processes that each hold all weights: go on with strategy=ddp or auto and "
+            "any trainer.devices"
+        )
     L.seed_everything(config.seed, verbose=False)
     if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)

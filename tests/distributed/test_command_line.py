@@ -166,3 +166,17 @@ def test_one_process_is_not_given_shards(
     with pytest.raises(SystemExit):
         train.main()
     assert "go on with strategy=fsdp2" in capsys.readouterr().err
+
+
+def test_shards_are_not_made_of_a_whole_checkpoint(
+    ppo: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning takes the state of the optimizer for that of other weights: an error of shapes, or none at all."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "iteration-000001.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({}, checkpoint)
+    arguments = [*ppo, "strategy=fsdp2", "data.iterations=1", "resume=auto", f"run_dir={tmp_path}/run"]
+    monkeypatch.setattr(sys, "argv", ["rlhf-train", *arguments])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "go on with strategy=ddp" in capsys.readouterr().err
