@@ -52,7 +52,9 @@ def _own_configs() -> list[str]:
     """The arguments by which a user's own configs were found, which are no overrides of the task."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    named = [part for folder in folders for part in ("--config-dir", folder)] + ["--config-name", hydra.job.config_name]
+    named = [part for folder in folders for part in ("--config-dir", folder)]
+    if hydra.job.config_name is not None:
+        named += ["--config-name", hydra.job.config_name]
     return [*named, *(override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath="))]
 
 
