@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 
 # Before transformers and datasets are imported: no test may reach for the network.
@@ -165,6 +166,21 @@ def _scalar_models(
 def make_scalar_model(_scalar_models: dict[str, ScalarModel]) -> Callable[[str], ScalarModel]:
     """A reward or value model on the tiny backbone, a fresh copy with the same weights at every call."""
     return lambda name="llama": copy.deepcopy(_scalar_models[name])
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Callable[[Path, dict[str, list[dict[str, Any]]]], dict[str, str]]:
+    """Write named lists of rows into a folder as JSON lines; the files by name."""
+
+    def write(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+        paths = {}
+        for name, content in rows.items():
+            path = folder / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in content))
+            paths[name] = str(path)
+        return paths
+
+    return write
 
 
 @pytest.fixture(scope="session")

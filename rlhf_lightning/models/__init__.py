@@ -13,6 +13,7 @@ from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_modules, add_lora, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
+from rlhf_lightning.models.parameter_kinds import trained_by_kind
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
 from rlhf_lightning.models.quantization import Quantization, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
@@ -71,6 +72,7 @@ __all__ = [
     "size_of_factory",
     "through",
     "trainable",
+    "trained_by_kind",
     "trained_reward",
     "warn_of_ignored_sampling",
     "weights_fingerprint",

@@ -19,6 +19,7 @@ from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.loading import load_causal_lm, load_options, load_scalar_model, read_config
 from rlhf_lightning.models.lora import Lora, add_lora
+from rlhf_lightning.models.parameter_kinds import trained_by_kind
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.quiet import quiet_transformers
 from rlhf_lightning.models.sharding import blocks
@@ -104,7 +105,7 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
         weight_bytes=sum(stored.values()),
         trained=sum(parameter.numel() for parameter in trained),
         trained_bytes=float(sum(parameter.nbytes for parameter in trained)),
-        matrices=sum(parameter.numel() for parameter in _hidden_matrices(plain)),
+        matrices=sum(parameter.numel() for parameter, kind in trained_by_kind(plain) if kind == "matrix"),
         largest_bytes=float(max((parameter.nbytes for parameter in trained), default=0)),
         layers=layers,
         width=width,
@@ -126,15 +127,6 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
 def adapter_size(size: ModelSize) -> ModelSize:
     """A role whose base is in memory already: what trains of it is all that it adds."""
     return dataclasses.replace(size, parameters=size.trained, weight_bytes=size.trained_bytes)
-
-
-def _hidden_matrices(model: Any) -> Iterator[nn.Parameter]:
-    """The trained weights that ``parameter_groups`` calls matrices."""
-    outer = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    outer.add(id(getattr(model.get_output_embeddings(), "weight", None)))
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.ndim == 2 and 1 not in parameter.shape and id(parameter) not in outer:
-            yield parameter
 
 
 def _stored(model: nn.Module, quantization: Quantization | None) -> Iterator[float]:

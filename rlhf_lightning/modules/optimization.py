@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import constant_with_warmup, cosine_decay
-from rlhf_lightning.models import whole
+from rlhf_lightning.models import trained_by_kind, whole
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.world import World
 
@@ -40,11 +40,8 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     for role, model in roles.items():
         kinds: dict[str, list[nn.Parameter]] = {"embedding": [], "vector": [], "matrix": []}
-        embeddings = _embeddings(model)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                outer = id(parameter) in embeddings or parameter.ndim != 2 or 1 in parameter.shape
-                kinds["vector" if parameter.ndim < 2 else "embedding" if outer else "matrix"].append(parameter)
+        for parameter, of_kind in trained_by_kind(model):
+            kinds[of_kind].append(parameter)
         if not any(kinds.values()):
             raise UserError(f"the {role} has no trainable parameter; unfreeze it before training")
         for kind, parameters in kinds.items():
@@ -52,19 +49,6 @@ def parameter_groups(
             group = {"params": parameters, "name": f"{role}/{kind}", "kind": kind, "role": role, "weight_decay": decay}
             groups.append(group | {"lr": learning_rates[role]})
     return [group for group in groups if group["params"]]
-
-
-def _embeddings(model: nn.Module) -> set[int]:
-    """Identities of the weights of all input and output embeddings below ``model``, and of what an adapter trains of
-    them, which peft keeps as single parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ParameterDict | nn.ParameterList)]
-    single = {id(parameter) for module in lists for parameter in module.parameters()}
-    found: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    for module in model.modules():
-        output = getattr(module, "get_output_embeddings", lambda: None)()
-        if isinstance(output, nn.Module):
-            found.append(output)
-    return single | {id(module.weight) for module in found}
 
 
 def lr_scheduler(

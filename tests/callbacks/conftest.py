@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +65,7 @@ def new_logger() -> Callable[[], MemoryLogger]:
 
 
 @pytest.fixture(scope="session")
-def ppo_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def ppo_files(tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., dict[str, str]]) -> dict[str, str]:
     """Prompts (for training and for validation) and pretraining text."""
     folder = tmp_path_factory.mktemp("ppo_files")
     prompts = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
@@ -75,12 +74,7 @@ def ppo_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "validation": [{"prompt": prompt} for prompt in WORDS],
         "text": [{"text": f"{prompt} and {prompt}."} for prompt in prompts],
     }
-    paths = {}
-    for name, content in rows.items():
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
-        paths[name] = str(path)
-    return paths
+    return write_rows(folder, rows)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def finish(processes: list[subprocess.Popen[str]], *, limit: float = 240) -> Non
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., dict[str, str]]) -> dict[str, str]:
     """Data of every stage, with lengths that differ much."""
     folder = tmp_path_factory.mktemp("distributed")
     answers = ["yes", "no, not at all", "maybe. ask again", "a"]
@@ -75,12 +75,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "validation": [{"prompt": p} for p in prompts[:6]],
         "text": [{"text": f"{p} and {p}."} for p in prompts],
     }
-    paths = {}
-    for name, content in rows.items():
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
-        paths[name] = str(path)
-    return paths
+    return write_rows(folder, rows)
 
 
 Loaded = Callable[..., Any]
