@@ -6,24 +6,21 @@ import torch
 from torch import Tensor
 
 
-def sample_tokens(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """One token per row with probability ``softmax(logits)``: the first ``i`` with ``p_0 + … + p_i > u``, u uniform.
+def sample_tokens(logits: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """One token per row with probability ``softmax(logits)``: the first ``i`` with ``p_0 + … + p_i > u``, u uniform;
+    and ``log p_i``, which is no number where the logits are none.
 
     One random number a row, where ``torch.multinomial`` draws one for every token of the vocabulary and takes ten
-    times as long on a CPU. In float64 (float32 where a device has none) no token is too unlikely to be drawn; one of
-    probability 0 never is, as the sum up to it is that of the token before it.
+    times as long on a CPU. Summed in float64 (float32 where a device has none) no token is too unlikely to be drawn;
+    one of probability 0 never is, as the sum up to it is that of the token before it.
 
     Shapes:
-        logits: [b, v]. Result: [b].
-
-    Raises:
-        FloatingPointError: logits that are no numbers.
+        logits: [b, v]. Results: [b], and [b] in float32.
     """
     precision = torch.float32 if logits.device.type == "mps" else torch.float64
-    cumulative = logits.softmax(-1, dtype=precision).cumsum(-1)
+    probabilities = logits.softmax(-1, dtype=torch.float32)
+    cumulative = probabilities.cumsum(-1, dtype=precision)
     total = cumulative[:, -1:]
-    if not bool(total.isfinite().all()):
-        row = int((~total.isfinite()).nonzero()[0, 0])
-        raise FloatingPointError(f"the logits of row {row} are no numbers, so that no token can be drawn")
     point = torch.rand(total.shape, generator=generator, dtype=precision, device=logits.device) * total
-    return torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    tokens = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()

@@ -4,10 +4,11 @@ from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
+from rlhf_lightning.models.engines import NativeEngine, generate
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
 from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
-from rlhf_lightning.models.generation import Generation, generate
+from rlhf_lightning.models.generation import Generation, RolloutEngine
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_modules, add_lora, has_adapters
@@ -31,10 +32,12 @@ __all__ = [
     "Exported",
     "Generation",
     "Lora",
+    "NativeEngine",
     "PackedStates",
     "PromptTreeStates",
     "Quantization",
     "RewardModelScorer",
+    "RolloutEngine",
     "RunRecord",
     "ScalarModel",
     "SharedReward",

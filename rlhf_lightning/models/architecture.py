@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError, one_line
+from rlhf_lightning.models.engines.kv_cache import preallocated_cache
+from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.forward import hidden_states, logits_head
-from rlhf_lightning.models.generation import next_logits
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import is_quantized
 
@@ -81,6 +79,6 @@ def _last_of_each(model: nn.Module, ids: Tensor) -> Tensor:
     aligned = ids.clone()
     aligned[1, LONG - SHORT :] = ids[1, :SHORT]
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]  # nn.Module does not declare config
-    next_logits(model, aligned[:, :-1], positions[:, :-1], mask[:, :-1], cache)
-    return next_logits(model, aligned[:, -1:], positions[:, -1:], mask, cache)
+    cache, read = preallocated_cache(model.config, LONG), NextLogits(model)
+    read(aligned[:, :-1], positions[:, :-1], mask[:, :-1], cache)
+    return read(aligned[:, -1:], positions[:, -1:], mask, cache)

@@ -74,7 +74,7 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
     if layout != "flat":
         hidden: Tensor = backbone(**arguments).last_hidden_state
         return hidden
-    real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths.unsqueeze(1)
+    real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths.unsqueeze(1)
     arguments |= {"input_ids": input_ids[real].unsqueeze(0), "position_ids": position_ids[real].unsqueeze(0)}
     states = backbone(**arguments).last_hidden_state
     hidden = states.new_zeros((*input_ids.shape, states.shape[-1]))

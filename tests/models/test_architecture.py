@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import check_causal_lm, generate, load_causal_lm, load_scalar_model
-from rlhf_lightning.models import generation as generation_file
+from rlhf_lightning.models.engines.next_logits import NextLogits
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2}
 
@@ -89,13 +89,12 @@ def test_a_model_that_reads_ahead_is_refused(make_causal_lm: Callable[..., PreTr
 def test_a_wrong_position_behind_the_cache_is_found(
     make_causal_lm: Callable[..., PreTrainedModel], architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = generation_file.next_logits
-
-    def shifted(model: nn.Module, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        return right(model, tokens, positions + (tokens.shape[1] == 1), mask, cache)
+    class Shifted(NextLogits):
+        def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+            return super().__call__(tokens, positions + (tokens.shape[1] == 1), mask, cache)
 
     check_causal_lm(make_causal_lm(architecture), name="mine")
-    monkeypatch.setattr("rlhf_lightning.models.architecture.next_logits", shifted)
+    monkeypatch.setattr("rlhf_lightning.models.architecture.NextLogits", Shifted)
     with pytest.raises(UserError, match="other logits with a key-value cache"):
         check_causal_lm(make_causal_lm(architecture), name="mine")
 

@@ -1,0 +1,162 @@
+"""The engine that needs nothing but the model's forward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import sample_tokens
+from rlhf_lightning.models.engines.autocast import cached_casts
+from rlhf_lightning.models.engines.next_logits import NextLogits
+from rlhf_lightning.models.engines.prompts import read_prompts
+from rlhf_lightning.models.generation import Generation, as_generation, check_request
+from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.sharding import any_rank, is_sharded
+
+# Steps between two looks at who has ended: to look, a GPU must have finished, while a CPU has.
+_LOOK = {"cpu": 1}
+_LOOK_LATER = 8
+# Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
+_WORTH_MOVING = 0.8
+
+
+class NativeEngine:
+    """Samples with the model itself and a KV cache of the final size; a :class:`~rlhf_lightning.models.RolloutEngine`.
+
+    Prompts are read once each, those of like length together. A row that has ended leaves the batch and its cache,
+    and decoding stops when all have ended: of a sharded model, those of every process, because each step is a
+    collective. Processes then give equally many prompts.
+
+    Args:
+        batch_size: prompts decoded together, in order of length; ``None``: all.
+    """
+
+    def __init__(self, *, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
+        self.batch_size = batch_size
+
+    def generate(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        lengths: Tensor,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int,
+        pad_token_id: int,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Generation:
+        """As :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`."""
+        check_request(model, lengths, max_new_tokens=max_new_tokens, temperature=temperature, greedy=greedy)
+        count = len(input_ids)
+        response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
+        logprobs = torch.zeros((count, max_new_tokens), device=input_ids.device)
+        decoding = _Decoding(model, response_ids, logprobs, eos_token_id, None if greedy else temperature, generator)
+        with generation_mode(model), cached_casts(input_ids.device.type):
+            for rows in torch.split(torch.argsort(lengths, stable=True), self.batch_size or count):
+                decoding.run(rows, input_ids[rows], lengths[rows])
+        return as_generation(response_ids, logprobs, eos_token_id=eos_token_id)
+
+
+class _Decoding:
+    """The loop over steps. ``temperature=None`` is greedy."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        response_ids: Tensor,
+        logprobs: Tensor,
+        eos_token_id: int,
+        temperature: float | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.read = model, NextLogits(model)
+        self.response_ids, self.logprobs = response_ids, logprobs
+        self.eos_token_id, self.temperature, self.generator = eos_token_id, temperature, generator
+        self.look = _LOOK.get(response_ids.device.type, _LOOK_LATER)
+
+    def run(self, rows: Tensor, input_ids: Tensor, lengths: Tensor) -> None:
+        """Decode the prompts together, writing into the given ``rows`` of the results."""
+        steps = self.response_ids.shape[1]
+        logits, cache, mask, positions = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1)
+        padded = not bool(mask.all())
+        mask = torch.cat([mask, mask.new_ones(len(mask), steps)], 1)
+        width = mask.shape[1] - steps
+        alive = torch.ones_like(rows, dtype=torch.bool)
+        unfinished = any_rank if is_sharded(self.model) else bool
+        for step in range(steps):
+            chosen, logprobs = self.choose(logits)
+            self.response_ids[rows, step] = torch.where(alive, chosen, self.response_ids[rows, step])
+            self.logprobs[rows, step] = torch.where(alive, logprobs, 0.0)
+            alive = alive & (chosen != self.eos_token_id)
+            if step + 1 == steps:
+                break
+            if (step + 1) % self.look == 0:
+                self.check(rows, step)
+                remaining = int(alive.sum())
+                if not unfinished(remaining > 0):
+                    break
+                if remaining <= _WORTH_MOVING * len(alive) and len(alive) > 1:
+                    # A process that has nothing left steps on with one row for the others' sake.
+                    kept = alive.nonzero().squeeze(1) if remaining else alive.new_zeros(1, dtype=torch.long)
+                    cache.batch_select_indices(kept)
+                    rows, chosen, positions, mask = rows[kept], chosen[kept], positions[kept], mask[kept]
+                    alive = alive[kept]
+            seen = mask[:, : width + step + 1] if padded else None
+            logits = self.read(chosen.unsqueeze(1), positions.unsqueeze(1), seen, cache)
+            positions = positions + 1
+        self.check(rows, step)
+
+    def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of every row and its log-probability, [b] each."""
+        if self.temperature is None:
+            best, chosen = logits.max(-1)
+            return chosen, best - logits.logsumexp(-1)
+        return sample_tokens(logits / self.temperature, generator=self.generator)
+
+    def check(self, rows: Tensor, step: int) -> None:
+        """Refuse tokens that were drawn from what is no distribution."""
+        wrong = ~self.logprobs[rows, : step + 1].isfinite()
+        if wrong.any():
+            row = int(rows[wrong.any(1)][0])
+            raise UserError(
+                f"the logits of row {row} are no numbers, so that no token can be drawn: the model's weights have "
+                "diverged or do not fit its dtype; lower module.learning_rate, or start from an earlier checkpoint, "
+                "or set model.dtype=float32"
+            )
+
+
+def generate(
+    model: nn.Module,
+    input_ids: Tensor,
+    lengths: Tensor,
+    *,
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+) -> Generation:
+    """Sample one response for each prompt with a :class:`NativeEngine`.
+
+    Args:
+        batch_size: prompts decoded together; all by default. The others are those of
+            :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`.
+    """
+    return NativeEngine(batch_size=batch_size).generate(
+        model,
+        input_ids,
+        lengths,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        temperature=temperature,
+        greedy=greedy,
+        generator=generator,
+    )

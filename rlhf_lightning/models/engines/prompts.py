@@ -1,0 +1,84 @@
+"""Reading prompts into a KV cache: each different one once, neighbours in length together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from rlhf_lightning.models.engines.kv_cache import can_be_joined, joined, preallocated_cache
+from rlhf_lightning.models.engines.next_logits import NextLogits
+from rlhf_lightning.models.sharding import is_sharded
+
+# A pass over a few tokens costs as much as one over this many, and one over many times as many needs much memory.
+_SMALL_PASS, _LARGE_PASS = 512, 2**15
+_PADDING = 1.1  # tokens of a pass, padding included, for each real one
+
+
+class Prompts(NamedTuple):
+    """Prompts that have been read. Shapes: logits: [b, v], of what follows; mask: [b, p], bool, p the longest prompt,
+    which stands at the right; positions: [b], of what follows."""
+
+    logits: Tensor
+    cache: DynamicCache
+    mask: Tensor
+    positions: Tensor
+
+
+def read_prompts(model: nn.Module, read: NextLogits, input_ids: Tensor, lengths: Tensor, room: int) -> Prompts:
+    """Read right-padded prompts [b, p] with ``lengths`` [b]; the cache has ``room`` for tokens behind them."""
+    width = int(lengths.max())
+    first, place = _different(input_ids[:, :width], lengths)
+    by_length = torch.argsort(lengths[first], stable=True)
+    cache = preallocated_cache(model.config, width + room)
+    # Passes through a sharded model are collectives, of which every process must make equally many.
+    apart = can_be_joined(cache) and not is_sharded(model)
+    groups = _groups(lengths[first][by_length].tolist()) if apart else [len(first)]
+    found, caches = [], []
+    for rows in torch.split(first[by_length], groups):
+        # Only the cache that goes on is made in the size that it will have.
+        caches.append(cache if len(groups) == 1 else DynamicCache(config=model.config))  # type: ignore[arg-type]
+        found.append(_read(read, input_ids[rows], lengths[rows], caches[-1]))
+    logits = torch.cat(found)
+    if len(caches) > 1:
+        cache = joined(caches, model.config, width + room)
+    wanted = torch.argsort(by_length)[place]
+    if len(wanted) != len(first) or bool((wanted != torch.arange(len(first), device=wanted.device)).any()):
+        cache.batch_select_indices(wanted)
+        logits = logits[wanted]
+    mask = torch.arange(width, device=lengths.device) >= (width - lengths).unsqueeze(1)
+    return Prompts(logits, cache, mask, lengths)
+
+
+def _different(input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """One row of each different prompt, and for every row [b] which of these it is."""
+    real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+    # A pad token may be a token of the prompt, too.
+    different, place = torch.unique(torch.where(real, input_ids, -1), dim=0, return_inverse=True)
+    rows = torch.arange(len(lengths), device=lengths.device)
+    if len(different) == len(lengths):
+        return rows, rows
+    return rows.new_full((len(different),), len(rows)).scatter_reduce_(0, place, rows, "amin"), place
+
+
+def _read(read: NextLogits, input_ids: Tensor, lengths: Tensor, cache: DynamicCache) -> Tensor:
+    width = int(lengths.max())
+    offset = torch.arange(width, device=lengths.device) - (width - lengths).unsqueeze(1)
+    positions = offset.clamp(min=0)
+    mask = offset >= 0
+    return read(input_ids.gather(1, positions), positions, None if mask.all() else mask, cache)
+
+
+def _groups(lengths: list[int]) -> list[int]:
+    """Sizes of groups of neighbours in ascending ``lengths`` [b]: as large as possible with little padding."""
+    groups, size, tokens = [], 0, 0
+    for length in lengths:
+        padded = (size + 1) * length
+        wasteful = padded > _SMALL_PASS and padded > _PADDING * (tokens + length)
+        if size and (wasteful or padded > _LARGE_PASS):
+            groups.append(size)
+            size, tokens = 0, 0
+        size, tokens = size + 1, tokens + length
+    return [*groups, size]
