@@ -28,7 +28,7 @@ def rollout_metrics(rollout: Rollout, trajectory: Trajectory) -> dict[str, Tenso
         rollout: b responses.
         trajectory: the same b episodes; only tokens of responses are read, whatever stands in the padding.
     """
-    tokens = response_mask(trajectory.response_lengths, trajectory.entropy.shape[1])
+    tokens = response_mask(trajectory.response_lengths, trajectory.entropy.shape[1]).to(trajectory.entropy.device)
     learned = trajectory.mask.any(1)
     unique = trajectory.rewards.new_tensor(len(set(rollout.responses)) / max(len(rollout.responses), 1))
     return {

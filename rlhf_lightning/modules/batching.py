@@ -9,18 +9,51 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data import ComparisonBatch, PackedBatch, TokenBatch
+from rlhf_lightning.errors import UserError
 
 Sequences = TypeVar("Sequences", bound=TokenBatch | PackedBatch)
 
 
-def micro_batches(lengths: Tensor, size: int | None) -> list[Tensor]:
-    """Row indices of micro-batches of at most ``size`` sequences, neighbours in length together.
+def check_micro_batch(size: int | None, tokens: int | None) -> None:
+    """The limits of a micro-batch.
 
-    Shapes:
-        lengths: [b]. Result: index tensors that cover 0..b−1 once.
+    Raises:
+        UserError: room for nothing.
     """
+    for name, limit in (("micro_batch_size", size), ("micro_batch_tokens", tokens)):
+        if limit is not None and limit < 1:
+            raise UserError(f"module.{name}={limit} must be at least 1")
+
+
+def micro_batches(
+    lengths: Tensor, size: int | None, tokens: int | None = None, *, sequences: Tensor | None = None
+) -> list[Tensor]:
+    """Row indices of micro-batches of at most ``size`` rows and ``tokens`` tokens, padding included, neighbours in
+    length together. A row of more tokens than that is a micro-batch by itself.
+
+    The indices are on the CPU, where the shapes of what follows are decided: a GPU is asked at most once, here.
+
+    Args:
+        lengths: [b], of the longest sequence of each row.
+        size: ``None`` for no limit.
+        tokens: ``None`` for no limit.
+        sequences: [b], how many sequences a row stands for; one each by default.
+
+    Returns:
+        Index tensors that cover 0..b−1 once.
+    """
+    lengths = lengths.cpu()
     order = torch.argsort(lengths, stable=True)
-    return list(torch.split(order, size or len(order)))
+    if tokens is None:
+        return list(torch.split(order, size or len(order)))
+    counts = [1] * len(order) if sequences is None else sequences.cpu()[order].tolist()
+    cuts, rows, together = [], 0, 0
+    for length, count in zip(lengths[order].tolist(), counts, strict=True):
+        if rows and (rows == size or (together + count) * length > tokens):
+            cuts.append(rows)
+            rows, together = 0, 0
+        rows, together = rows + 1, together + count
+    return list(torch.split(order, [*cuts, rows]))
 
 
 def token_rows(batch: Sequences, rows: Tensor) -> Sequences:

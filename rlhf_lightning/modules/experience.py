@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional import kl_estimate, masked_mean
 from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, score_texts
-from rlhf_lightning.modules.batching import micro_batches
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
 from rlhf_lightning.modules.world import World
 
@@ -57,13 +57,13 @@ def evaluate_responses(
     policy: TokenLogprobs,
     reference: TokenLogprobs,
     value: ScalarModel | None,
-    micro_batch_size: int,
+    cut: Callable[[Tensor], list[Tensor]],
     world: World,
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
-    same functions as in the update, so that the first ratio is 1."""
+    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
-    for rows, _ in world.in_step(micro_batches(trajectory.lengths, micro_batch_size)):
+    for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
         logprobs, entropy = response_logprobs(policy, part)
         ref_logprobs, _ = response_logprobs(reference, part)
@@ -71,6 +71,16 @@ def evaluate_responses(
         for target, tensor in zip(filled.values(), found, strict=True):
             target[rows, : tensor.shape[1]] = tensor.to(target.dtype)
     return trajectory._replace(**filled)
+
+
+def engine_gap(generation: Generation, trajectory: Trajectory) -> dict[str, Tensor]:
+    """``rollout/engine_gap``: mean of ``|log μ(y) − log π_old(y)|`` over the tokens to learn from, μ what the engine
+    drew from and π_old the policy's forward pass, which every update is measured against: rounding, or an engine that
+    samples something else. Nothing where the engine does not know."""
+    if generation.logprobs is None:
+        return {}
+    gap = (generation.logprobs - trajectory.logprobs).abs()
+    return {"rollout/engine_gap": masked_mean(gap, trajectory.mask)}
 
 
 def of_all_ranks(
@@ -87,7 +97,10 @@ def of_all_ranks(
     numbers = world.rows({"finished": rollout.finished, "scores": rollout.scores, "kl": rollout.kl})
     prompts, responses = ([one for part in parts for one in part] for parts in zip(*texts, strict=True))
     rollout = Rollout(prompts=prompts, responses=responses, **numbers)
-    trajectory = Trajectory(**world.rows(trajectory._asdict()))
+    device = trajectory.mask.device  # a GPU's processes send nothing that lies on the CPU
+    lengths = ("prompt_lengths", "response_lengths")
+    gathered = world.rows({name: field.to(device) for name, field in trajectory._asdict().items()})
+    trajectory = Trajectory(**gathered | {name: gathered[name].cpu() for name in lengths})
     return rollout, trajectory, text and TokenBatch(**world.rows(text._asdict()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -13,11 +14,11 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
+from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, ScalarModel, TokenLogprobs
 from rlhf_lightning.modules import ppo_checks as checks
-from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.experience import (
     decode_responses,
+    engine_gap,
     evaluate_responses,
     of_all_ranks,
     ratio_statistics,
@@ -34,7 +35,7 @@ from rlhf_lightning.modules.optimization import (
 )
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
 from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, rank_seed, restore_state, save_state
-from rlhf_lightning.modules.ppo_update import update
+from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
 from rlhf_lightning.modules.world import World
 
@@ -44,9 +45,8 @@ class PPOModule(L.LightningModule):
 
     It maximises ``E[score(x, y) − β log(π(y|x)/π_ref(y|x))] + γ_ptx E_pretrain[log π(x)]`` (eq. 2). One
     ``training_step`` is one iteration: :meth:`rollout`, :meth:`score`, :meth:`evaluate`, :meth:`advantages`, then
-    ``epochs`` passes of clipped updates. Batches are dicts with ``prompts`` and, for ptx, ``text``.
-
-    Each optimizer step moves Lightning's ``global_step``; iterations are counted in ``iterations``.
+    ``epochs`` passes of clipped updates. Batches are dicts with ``prompts`` and, for ptx, ``text``. Each
+    optimizer step moves Lightning's ``global_step``; iterations are counted in ``iterations``.
 
     Args:
         policy: makes the causal language model; called once, in ``configure_model``.
@@ -57,6 +57,7 @@ class PPOModule(L.LightningModule):
         reference: makes the model that KL is measured against; by default the first policy.
         roles: ``separate`` models, or adapters on one base that is ``shared``
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
+        engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef: β, the KL penalty's coefficient (the paper: 0.02).
@@ -69,7 +70,8 @@ class PPOModule(L.LightningModule):
             paper: on and off).
         missing_eos, missing_eos_penalty: see :func:`~rlhf_lightning.functional.missing_eos_scores`.
         minibatch_size: episodes per optimizer step (the paper: 64).
-        micro_batch_size: sequences per forward and backward pass; a whole minibatch by default.
+        micro_batch_size, micro_batch_tokens: most sequences and tokens, padding included, of a forward and backward
+            pass; a whole minibatch by default. No gradient depends on them.
         epochs: passes over each rollout (the paper: 1).
         target_kl: no further pass once KL(old, new) exceeds it; ``None``: never.
         learning_rate, value_learning_rate: of the two roles; the value's defaults to the paper's 9e-6.
@@ -88,6 +90,7 @@ class PPOModule(L.LightningModule):
         value: Callable[[], ScalarModel] | None = None,
         reference: Callable[[], nn.Module] | None = None,
         roles: Sharing = "separate",
+        engine: RolloutEngine | None = None,
         max_new_tokens: int = 256,
         temperature: float = 1.0,
         kl_coef: float = 0.02,
@@ -104,6 +107,7 @@ class PPOModule(L.LightningModule):
         missing_eos_penalty: float = 1.0,
         minibatch_size: int = 64,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
         epochs: int = 1,
         target_kl: float | None = None,
         learning_rate: float = 5e-6,
@@ -118,7 +122,7 @@ class PPOModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer"])
+        self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer", "engine"])
         checks.check_settings(self.hparams)
         keep_frozen_apart(self)
         self._factories: Any = {"policy": policy, "value": value, "reference": reference}
@@ -126,23 +130,24 @@ class PPOModule(L.LightningModule):
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
         self.reward: Any = reward
-        self.encoder = encoder
+        self.encoder, self.engine = encoder, engine or NativeEngine()
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
         self.value_coef, self.ptx_coef, self.seed = value_coef, ptx_coef, seed
-        self.whiten_advantages, self.whiten_rewards = whiten_advantages, whiten_rewards
-        self.missing_eos, self.missing_eos_penalty = missing_eos, missing_eos_penalty
+        self.whiten_advantages, self.whiten_rewards, self.missing_eos = whiten_advantages, whiten_rewards, missing_eos
+        self.missing_eos_penalty = missing_eos_penalty
         self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
-        self.epochs, self.target_kl = epochs, target_kl
-        self.warmup_iterations, self.schedule_floor = warmup_iterations, schedule_floor
-        self.weight_decay, self.max_grad_norm = weight_decay, max_grad_norm
-        self.check_reference, self.iterations, self.world = check_reference, 0, World()
+        self.micro_batch_tokens, self.epochs, self.target_kl = micro_batch_tokens, epochs, target_kl
+        self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
+        self.max_grad_norm, self.check_reference, self.iterations = max_grad_norm, check_reference, 0
+        self.world = World()
         self.generator: torch.Generator | None = None
         self.saved_random_states: list[Tensor] = []
-        self.policy: Any = None
-        self.value: Any = None
-        self.reference: Any = None
+        self.policy: Any
+        self.value: Any
+        self.reference: Any
+        self.policy = self.value = self.reference = None
 
     def configure_model(self) -> None:
         """Make the roles, once."""
@@ -183,13 +188,7 @@ class PPOModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Modes, devices and the source of randomness; a resumed run goes on with the saved one."""
         self.train()
-        checks.check_roles(self.policy, self.reference, self.value, self.reward, self.encoder)
-        check_context(
-            self.policy,
-            getattr(self.trainer, "datamodule", None),
-            new_tokens=self.max_new_tokens,
-            key="max_prompt_length",
-        )
+        checks.check_start(self)
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
         self.generator = random_stream(self)
@@ -199,6 +198,7 @@ class PPOModule(L.LightningModule):
         prompts: PromptBatch = batch["prompts"]
         generation = self.rollout(prompts, self.generator)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
+        self.log_dict(engine_gap(generation, trajectory), sync_dist=True)
         rollout, trajectory, text = of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
             checks.check_reference_is_policy(trajectory)
@@ -213,7 +213,7 @@ class PPOModule(L.LightningModule):
 
     def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
         """Sample one response for each prompt from the policy."""
-        return generate(
+        return self.engine.generate(
             self.policy,
             prompts.input_ids,
             prompts.lengths,
@@ -237,7 +237,7 @@ class PPOModule(L.LightningModule):
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,
-            micro_batch_size=self.micro_batch_size or -(-self.minibatch_size // self.world.size),
+            cut=partial(rollout_micro_batches, self),
             world=self.world,
         )
         tokens = trajectory.mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,12 @@ from rlhf_lightning.models import (
     check_vocabulary,
     warn_of_ignored_sampling,
 )
+from rlhf_lightning.modules.batching import check_micro_batch
+from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from rlhf_lightning.modules.ppo import PPOModule
 
 MISSING_EOS = ("keep", "subtract", "set", "drop")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -40,7 +45,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings["roles"] not in ("separate", "shared"):
         raise UserError(f"module.roles={settings['roles']!r} is neither 'separate' nor 'shared'")
     minibatch, micro_batch = settings["minibatch_size"], settings["micro_batch_size"]
-    if micro_batch is not None and (micro_batch < 1 or minibatch % micro_batch):
+    check_micro_batch(micro_batch, settings["micro_batch_tokens"])
+    if micro_batch is not None and minibatch % micro_batch:
         raise UserError(
             f"module.micro_batch_size={micro_batch} does not divide module.minibatch_size={minibatch}; "
             "change one of the two"
@@ -77,6 +83,17 @@ def check_batch_sizes(*, episodes: int, minibatch_size: int, text_rows: int | No
             f"{text_rows} pretraining rows an iteration (data.rollout_batch_size x data.ptx_ratio) do not divide into "
             f"{minibatches} minibatches; change data.ptx_ratio or module.minibatch_size"
         )
+
+
+def check_start(module: PPOModule) -> None:
+    """What is known once the roles are there and the data is set up.
+
+    Raises:
+        UserError: see :func:`check_roles`; prompts and responses longer than the policy's context.
+    """
+    check_roles(module.policy, module.reference, module.value, module.reward, module.encoder)
+    data = getattr(module.trainer, "datamodule", None)
+    check_context(module.policy, data, new_tokens=module.max_new_tokens, key="max_prompt_length")
 
 
 def check_roles(

@@ -25,13 +25,15 @@ def update(module: PPOModule, trajectory: Trajectory, text: TokenBatch | None) -
     those of all ranks, in the same order on each; a rank computes its part of every minibatch.
     """
     episodes, text_rows = len(trajectory.input_ids), None if text is None else len(text.lengths)
+    if text is not None:
+        text = text._replace(lengths=text.lengths.cpu(), loss_mask=text.loss_mask.cpu())  # as those of the episodes
     check_batch_sizes(episodes=episodes, minibatch_size=module.minibatch_size, text_rows=text_rows)
     steps: list[dict[str, Tensor]] = []
     for _ in range(module.epochs):
         # The ranks' generators differ, and they must agree on the order.
-        order = module.world.first(torch.randperm(episodes, generator=module.generator, device=module.device))
+        order = module.world.first(torch.randperm(episodes, generator=module.generator, device=module.device)).cpu()
         minibatches = torch.split(order, module.minibatch_size)
-        shares = torch.arange(text_rows or 0, device=module.device).chunk(len(minibatches))
+        shares = torch.arange(text_rows or 0).chunk(len(minibatches))
         epoch = []
         for index, rows in enumerate(minibatches):
             share = None if text is None else token_rows(text, shares[index])
@@ -84,8 +86,16 @@ def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch |
 
 def _own_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
     """This rank's rows of a minibatch, in micro-batches."""
-    own = module.world.share(torch.arange(len(lengths), device=lengths.device))
-    return [own[rows] for rows in micro_batches(lengths[own], module.micro_batch_size)]
+    own = module.world.share(torch.arange(len(lengths)))
+    return [own[rows] for rows in micro_batches(lengths[own], module.micro_batch_size, module.micro_batch_tokens)]
+
+
+def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
+    """The rows of a rollout in micro-batches; without a limit, as many at a time as a rank has of a minibatch."""
+    size = module.micro_batch_size
+    if size is None and module.micro_batch_tokens is None:
+        size = -(-module.minibatch_size // module.world.size)
+    return micro_batches(lengths, size, module.micro_batch_tokens)
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data import ComparisonBatch
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import (
     PromptTreeStates,
@@ -25,6 +24,7 @@ from rlhf_lightning.models import (
 from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
 from rlhf_lightning.modules.batching import (
     by_length,
+    check_micro_batch,
     comparison_rows,
     longest_per_prompt,
     micro_batches,
@@ -58,8 +58,8 @@ class RewardModule(L.LightningModule):
         learning_rate: 9e-6 for the paper's 6B model.
         center: shift demonstrations to 0 after training.
         optimizer, weight_decay, schedule, warmup_steps, schedule_floor, max_grad_norm: as in ``SFTModule``.
-        micro_batch_size: prompts per forward and backward pass, with all their completions; the whole batch by
-            default.
+        micro_batch_size, micro_batch_tokens: most prompts, with all their completions, and tokens, padding included,
+            of a forward and backward pass; the whole batch by default.
         share_prompt: read a prompt once for all its completions, in one sequence with a tree-shaped attention mask
             (:class:`~rlhf_lightning.models.PromptTreeStates`), in place of :meth:`score`. Without dropout scores and
             gradients are the same. It saves time where prompts are not much shorter than completions; the mask takes
@@ -79,13 +79,13 @@ class RewardModule(L.LightningModule):
         schedule_floor: float = 0.1,
         max_grad_norm: float | None = 1.0,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
         share_prompt: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of prompts
         self.save_hyperparameters(ignore=["reward_model", "optimizer"])
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
+        check_micro_batch(micro_batch_size, micro_batch_tokens)
         self._reward_model_factory = reward_model
         self._optimizer_factory = optimizer or adamw
         self.learning_rate = learning_rate
@@ -95,7 +95,7 @@ class RewardModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.share_prompt = share_prompt
         self.world = World()
         self.reward_model: Any = None
@@ -217,8 +217,12 @@ class RewardModule(L.LightningModule):
         sizes = {"prompts": (pairs_per_prompt(batch) > 0).sum(), "pairs": torch.tensor(batch.better.numel())}
         sizes = self.world.totals({name: size.to(self.device) for name, size in sizes.items()})
         sums = {name: torch.zeros((), device=self.device) for name in ("loss", "correct")}
-        for chosen, counts in self.world.in_step(micro_batches(longest_per_prompt(batch), self.micro_batch_size)):
-            part = comparison_rows(batch, chosen)
+        sequences = torch.bincount(batch.group)
+        limits = (self.micro_batch_size, self.micro_batch_tokens)
+        for chosen, counts in self.world.in_step(
+            micro_batches(longest_per_prompt(batch), *limits, sequences=sequences)
+        ):
+            part = comparison_rows(batch, chosen.to(self.device))
             scores = self._scores(part)
             loss = ranking_loss(
                 scores,

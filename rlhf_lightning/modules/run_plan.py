@@ -51,7 +51,7 @@ def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:
         return plan_reward(size, rows=rows, tokens=tokens, optimizer=kind)
     if isinstance(module, SFTModule):
         size, tokens = size_of_factory(module._policy_factory), _tokens(data)
-        rows = module.micro_batch_size or int(getattr(data, "batch_size", 0))
+        rows = _rows_at_once(module, module.micro_batch_size or int(getattr(data, "batch_size", 0)), tokens)
         stage = "pretrain" if hasattr(data, "block_size") else "sft"
         kind = optimizer_kind(module._optimizer_factory)
         if size is not None and rows and tokens:
@@ -136,7 +136,9 @@ def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
         value=None if module._factories["value"] is None else value,
         reward=reward,
         rollout_batch_size=data.rollout_batch_size,
-        micro_batch_size=module.micro_batch_size or module.minibatch_size,
+        micro_batch_size=_rows_at_once(
+            module, module.micro_batch_size or module.minibatch_size, prompt_tokens + module.max_new_tokens
+        ),
         prompt_tokens=prompt_tokens,
         new_tokens=module.max_new_tokens,
         text_rows=data.rollout_batch_size * data.ptx_ratio // minibatches if with_text else 0,
@@ -144,6 +146,12 @@ def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
         reward_batch_size=getattr(module.reward, "batch_size", 64),
         optimizer=optimizer_kind(module._optimizer_factory),
     )
+
+
+def _rows_at_once(module: Any, rows: int, tokens: int) -> int:
+    """As many of the rows, each of so many tokens, as ``micro_batch_tokens`` admits."""
+    limit = module.micro_batch_tokens
+    return rows if limit is None or not tokens else min(rows, max(1, limit // tokens))
 
 
 def _tokens(data: Any) -> int:
@@ -162,4 +170,6 @@ def _completions(data: Any, module: RewardModule) -> int:
         return 0
     first = rows.__getitems__(list(range(min(len(rows), LOOKED_AT))))
     counts = sorted((len(row["response_ids"]) for row in first), reverse=True)
-    return sum(counts[: module.micro_batch_size or data.batch_size])
+    completions = sum(counts[: module.micro_batch_size or data.batch_size])
+    # A prompt with all its completions is never cut.
+    return max(counts[0], _rows_at_once(module, completions, _tokens(data)))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data import PackedBatch, TokenBatch
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import (
     PackedStates,
@@ -22,7 +21,7 @@ from rlhf_lightning.models import (
     trainable,
 )
 from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
-from rlhf_lightning.modules.batching import micro_batches, token_rows
+from rlhf_lightning.modules.batching import check_micro_batch, micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.optimization import (
@@ -56,8 +55,8 @@ class SFTModule(L.LightningModule):
         warmup_steps: optimizer steps of linear warm-up (the paper: none).
         schedule_floor: last fraction of the learning rate (the paper: 0.1).
         max_grad_norm: gradient norm limit; ``None`` does not clip.
-        micro_batch_size: sequences (packs, where they are packed) per forward and backward pass; the whole batch by
-            default.
+        micro_batch_size, micro_batch_tokens: most sequences (packs, where they are packed) and tokens, padding
+            included, of a forward and backward pass; the whole batch by default.
     """
 
     def __init__(
@@ -72,12 +71,12 @@ class SFTModule(L.LightningModule):
         schedule_floor: float = 0.1,
         max_grad_norm: float | None = 1.0,
         micro_batch_size: int | None = None,
+        micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of unequal token counts
         self.save_hyperparameters(ignore=["policy", "optimizer"])
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
+        check_micro_batch(micro_batch_size, micro_batch_tokens)
         self._policy_factory = policy
         self._optimizer_factory = optimizer or adamw
         self.learning_rate = learning_rate
@@ -86,7 +85,7 @@ class SFTModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule_floor = schedule_floor
         self.max_grad_norm = max_grad_norm
-        self.micro_batch_size = micro_batch_size
+        self.micro_batch_size, self.micro_batch_tokens = micro_batch_size, micro_batch_tokens
         self.world = World()
         self.policy: Any = None
 
@@ -167,7 +166,10 @@ class SFTModule(L.LightningModule):
         """Loss of the batch over all ranks and its number of labels."""
         count = self.world.total(batch.loss_mask.sum())
         total = torch.zeros((), device=self.device)
-        for rows, counts in self.world.in_step(micro_batches(batch.lengths, self.micro_batch_size)):
+        # They decide shapes, for which a GPU would have to be waited for in every micro-batch.
+        batch = batch._replace(lengths=batch.lengths.cpu(), loss_mask=batch.loss_mask.cpu())
+        parts = micro_batches(batch.lengths, self.micro_batch_size, self.micro_batch_tokens)
+        for rows, counts in self.world.in_step(parts):
             loss = self.loss(token_rows(batch, rows), count)
             if backward:
                 self.world.backward(self, loss, counts=counts)

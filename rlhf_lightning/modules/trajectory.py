@@ -28,9 +28,9 @@ class Rollout(NamedTuple):
 class Trajectory(NamedTuple):
     """Everything that an update reads.
 
-    Shapes: input_ids: [b, s], prompt and response, right padded; prompt_lengths, response_lengths: [b];
-    mask: [b, t], bool, the tokens to learn from; logprobs, ref_logprobs, entropy, values, rewards, advantages,
-    returns: [b, t].
+    Shapes: input_ids: [b, s], prompt and response, right padded; prompt_lengths, response_lengths: [b], on the CPU,
+    because they decide the shapes of what is computed, for which a GPU would have to be waited for; mask: [b, t],
+    bool, the tokens to learn from; logprobs, ref_logprobs, entropy, values, rewards, advantages, returns: [b, t].
     """
 
     input_ids: Tensor
@@ -46,7 +46,7 @@ class Trajectory(NamedTuple):
     returns: Tensor
 
     def rows(self, index: Tensor) -> Trajectory:
-        """The given episodes, trimmed to the longest of them."""
+        """The episodes of an index on the CPU, trimmed to the longest of them."""
         chosen = Trajectory(*(field[index] for field in self))
         width = int((chosen.prompt_lengths + chosen.response_lengths).max())
         steps = int(chosen.response_lengths.max())
@@ -59,7 +59,7 @@ class Trajectory(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens [b] of each prompt with its response."""
+        """Tokens [b] of each prompt with its response, on the CPU."""
         return self.prompt_lengths + self.response_lengths
 
 
@@ -67,7 +67,8 @@ def begin(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Tr
     """A trajectory of tokens alone; all that is computed from them is still 0."""
     mask = response_mask(generation.lengths, generation.response_ids.shape[1])
     zeros = [torch.zeros(mask.shape, device=mask.device)] * 7
-    return Trajectory(join(prompts, generation, pad_token_id), prompts.lengths, generation.lengths, mask, *zeros)
+    lengths = prompts.lengths.cpu(), generation.lengths.cpu()
+    return Trajectory(join(prompts, generation, pad_token_id), *lengths, mask, *zeros)
 
 
 def join(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Tensor:
@@ -100,4 +101,5 @@ def response_targets(prompt_lengths: Tensor, response_lengths: Tensor, width: in
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Values [n] of the masked entries, row by row, as [b, t] with 0 elsewhere; differentiable."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    zeros = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return zeros.masked_scatter(mask.to(values.device, non_blocking=True), values)
