@@ -3,6 +3,7 @@
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
+from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.engines import NativeEngine, generate
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
@@ -74,6 +75,7 @@ __all__ = [
     "sharded_like",
     "size_of_factory",
     "through",
+    "torch_dtype",
     "trainable",
     "trained_by_kind",
     "trained_reward",

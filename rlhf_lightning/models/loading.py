@@ -19,6 +19,7 @@ from transformers import (
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.architecture import check_causal_lm
+from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
 from rlhf_lightning.models.lora import Lora, add_lora
@@ -36,6 +37,7 @@ def load_causal_lm(
     name: str,
     init: Init = "pretrained",
     dtype: str = "float32",
+    frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
     revision: str | None = None,
     attn_implementation: str | None = None,
@@ -49,7 +51,8 @@ def load_causal_lm(
     Args:
         name: a local folder or a hub id.
         init: ``pretrained`` loads weights; ``random`` reads the configuration alone and draws the weights anew.
-        dtype: of the weights, a torch name such as ``float32`` or ``bfloat16``.
+        dtype: of the weights, a torch name such as ``float32`` or ``bfloat16``, or ``bf16`` for short.
+        frozen_dtype: of the weights beneath an adapter, in place of ``dtype``; without an adapter none is frozen.
         dropout: sets every dropout probability of the configuration; ``None`` leaves them as they are.
         revision, attn_implementation, trust_remote_code: as in transformers.
         lora: freeze the weights and train an adapter beside them.
@@ -61,7 +64,7 @@ def load_causal_lm(
             architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`).
     """
     config = read_config(name, revision, trust_remote_code, dropout)
-    options = load_options(dtype, attn_implementation, trust_remote_code)
+    options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForCausalLM, name, init, config, revision, options, quantization)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
         raise UserError(f"model.name={name} is a reward model, not a language model; give the folder of a policy")
@@ -83,6 +86,7 @@ def load_scalar_model(
     head: Head = "pretrained",
     init: Init = "pretrained",
     dtype: str = "float32",
+    frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
     seed: int = 0,
     revision: str | None = None,
@@ -99,7 +103,7 @@ def load_scalar_model(
         head: ``pretrained`` requires a saved head that was trained (a value model starts from a reward model);
             ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
-        dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
+        dtype, frozen_dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
             activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
 
     Raises:
@@ -112,7 +116,7 @@ def load_scalar_model(
         )
     config = read_config(name, revision, trust_remote_code, dropout)
     config.num_labels = 1
-    options = load_options(dtype, attn_implementation, trust_remote_code)
+    options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options, quantization)
     missing = list(info["missing_keys"])
     _train_padding(model)
@@ -210,11 +214,15 @@ def read_config(name: str, revision: str | None, trust_remote_code: bool, dropou
     return config
 
 
-def load_options(dtype: str, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    torch_dtype = getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype):
-        raise UserError(f"model.dtype={dtype!r} is no torch dtype; use float32, bfloat16 or float16")
-    options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": trust_remote_code}
+def loaded_dtype(dtype: str, frozen_dtype: str | None, lora: Lora | None) -> torch.dtype:
+    """The dtype to load weights in, of which those beneath an adapter are frozen."""
+    if lora and frozen_dtype is not None:
+        return torch_dtype(frozen_dtype, "model.frozen_dtype")
+    return torch_dtype(dtype)
+
+
+def load_options(dtype: torch.dtype, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     return options

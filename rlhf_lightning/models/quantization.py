@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.dtypes import torch_dtype
 
 M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
 
@@ -65,9 +66,8 @@ class Quantization:
         skipped = [*self.unquantized, *self.skip_modules]
         if self.kind == "int8":
             return make(load_in_8bit=True, llm_int8_threshold=self.threshold, llm_int8_skip_modules=skipped)
-        compute = dtype if self.compute_dtype is None else getattr(torch, self.compute_dtype, None)
-        if not isinstance(compute, torch.dtype):
-            raise UserError(f"model.quantization.compute_dtype={self.compute_dtype!r} is no torch dtype")
+        key = "model.quantization.compute_dtype"
+        compute = dtype if self.compute_dtype is None else torch_dtype(self.compute_dtype, key)
         return make(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

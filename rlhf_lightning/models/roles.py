@@ -179,6 +179,7 @@ def trained_reward(
     roles: Literal["separate", "shared"] = "separate",
     batch_size: int = 64,
     dtype: str = "float32",
+    frozen_dtype: str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -189,6 +190,7 @@ def trained_reward(
     Args:
         name: the folder of a reward model.
         roles: of the PPO module that it is for.
+        frozen_dtype: of its weights, in place of ``dtype``.
         batch_size, dtype, revision, attn_implementation, trust_remote_code, quantization: as in
             :class:`~rlhf_lightning.models.RewardModelScorer`; an adapter takes all but ``batch_size`` from its base.
     """
@@ -197,7 +199,7 @@ def trained_reward(
     return RewardModelScorer(
         name=name,
         batch_size=batch_size,
-        dtype=dtype,
+        dtype=frozen_dtype or dtype,
         revision=revision,
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf_lightning.models.context import context_length, text_config
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
-from rlhf_lightning.models.loading import load_causal_lm, load_options, load_scalar_model, read_config
+from rlhf_lightning.models.loading import load_causal_lm, load_options, load_scalar_model, loaded_dtype, read_config
 from rlhf_lightning.models.lora import Lora, add_lora
 from rlhf_lightning.models.parameter_kinds import trained_by_kind
 from rlhf_lightning.models.quantization import Quantization
@@ -47,6 +47,7 @@ def model_size(
     name: str,
     scalar: bool = False,
     dtype: str = "float32",
+    frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
     revision: str | None = None,
     attn_implementation: str | None = None,
@@ -66,7 +67,7 @@ def model_size(
     if scalar:
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
-    options = load_options(dtype, attn_implementation, trust_remote_code)
+    options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
     if lora:
         lora = with_token_ids(lora, name, revision=revision, trust_remote_code=trust_remote_code)
     with naming(name), quiet_transformers(), torch.device("meta"):

@@ -7,6 +7,7 @@ from rlhf_lightning.modules.ppo import PPOModule
 from rlhf_lightning.modules.record import run_record
 from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.modules.sft import SFTModule
+from rlhf_lightning.modules.trainer import make_trainer
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory
 from rlhf_lightning.modules.world import World
 
@@ -20,5 +21,6 @@ __all__ = [
     "World",
     "check_capabilities",
     "fsdp2_strategy",
+    "make_trainer",
     "run_record",
 ]

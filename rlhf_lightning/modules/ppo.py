@@ -26,13 +26,7 @@ from rlhf_lightning.modules.experience import (
     response_values,
     score_responses,
 )
-from rlhf_lightning.modules.optimization import (
-    OptimizerFactory,
-    adamw,
-    check_trainer,
-    lr_scheduler,
-    parameter_groups,
-)
+from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
 from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, rank_seed, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
@@ -54,7 +48,7 @@ class PPOModule(L.LightningModule):
             told which responses ended with EOS.
         encoder: of the policy.
         value: makes the value model; ``None`` means V = 0 and no value loss.
-        reference: makes the model that KL is measured against; by default the first policy.
+        reference: makes the model that KL is measured against; by default the first policy, in ``frozen_dtype``.
         roles: ``separate`` models, or adapters on one base that is ``shared``
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
@@ -90,6 +84,7 @@ class PPOModule(L.LightningModule):
         value: Callable[[], ScalarModel] | None = None,
         reference: Callable[[], nn.Module] | None = None,
         roles: Sharing = "separate",
+        frozen_dtype: str | None = None,
         engine: RolloutEngine | None = None,
         max_new_tokens: int = 256,
         temperature: float = 1.0,
@@ -140,8 +135,12 @@ class PPOModule(L.LightningModule):
         self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
         self.micro_batch_tokens, self.epochs, self.target_kl = micro_batch_tokens, epochs, target_kl
         self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
-        self.max_grad_norm, self.check_reference, self.iterations = max_grad_norm, check_reference, 0
-        self.world = World()
+        self.max_grad_norm, self.check_reference, self.iterations, self.world = (
+            max_grad_norm,
+            check_reference,
+            0,
+            World(),
+        )
         self.generator: torch.Generator | None = None
         self.saved_random_states: list[Tensor] = []
         self.policy: Any
@@ -154,7 +153,7 @@ class PPOModule(L.LightningModule):
         if self.policy is not None:
             return
         options: Any = {"reward": self.reward, "temperature": self.temperature, "mesh": self.device_mesh}
-        made = make_roles(self.roles, **self._factories, **options)
+        made = make_roles(self.roles, **self._factories, **options, frozen_dtype=self.hparams["frozen_dtype"])
         self.policy, self.reference, self.value, self._reference_logprobs = made[:4]
         self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
@@ -201,7 +200,7 @@ class PPOModule(L.LightningModule):
         self.log_dict(engine_gap(generation, trajectory), sync_dist=True)
         rollout, trajectory, text = of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
-            checks.check_reference_is_policy(trajectory)
+            checks.check_reference_is_policy(trajectory, self._reference_logprobs.model)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
         updates = update(self, trajectory, text)

@@ -51,12 +51,14 @@ def make_roles(
     reward: Any,
     temperature: float,
     mesh: DeviceMesh | None = None,
+    frozen_dtype: str | None = None,
 ) -> Roles:
     """Make every role once; with a ``mesh``, share its weights among the processes.
 
     ``separate``: each is a model; the reference is a frozen copy of the first policy. ``shared``: the policy is an
     adapter on a frozen base, which without it is the reference; with a :class:`~rlhf_lightning.models.SharedReward`
-    reward and value are adapters on that base, too, and with any other reward they are what they are.
+    reward and value are adapters on that base, too, and with any other reward they are what they are. A reference that
+    is a model of its own is kept in ``frozen_dtype``.
 
     Raises:
         UserError: shared roles without an adapter, or one that belongs to another base.
@@ -79,7 +81,7 @@ def make_roles(
         logprobs = TokenLogprobs(own, temperature=temperature, within=without)
         return Roles(own, None, made, logprobs, base_fingerprint(own), reward_fingerprint(reward))
     with loaded_by_first(mesh is not None):
-        frozen = frozen_copy(own if reference is None else reference())
+        frozen = frozen_copy(own if reference is None else reference(), frozen_dtype)
     fingerprint = from_first(mesh is not None, lambda: reference_fingerprint(frozen))
     judged_by = reward_fingerprint(reward)  # before its weights are sharded
     if mesh is not None and hasattr(reward, "shard"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import CheckpointError
-from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
+from rlhf_lightning.models import base_fingerprint, has_adapters, is_quantized, torch_dtype, weights_fingerprint
 from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
 from rlhf_lightning.modules.compatibility import check_weights
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 FROZEN = ("reference.", "reward.")
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy of the model that never trains."""
+def frozen_copy(model: nn.Module, dtype: str | None = None) -> nn.Module:
+    """A copy of the model that never trains, its weights in ``dtype``; those of 8 and 4 bits stay as they are."""
     frozen = copy.deepcopy(model)
+    if dtype is not None and not is_quantized(frozen):
+        wanted = torch_dtype(dtype, "module.frozen_dtype")
+        for parameter in frozen.parameters():  # not the buffers: rotary positions want their precision
+            parameter.data = parameter.data.to(wanted)
     frozen.requires_grad_(False)
     return frozen.eval()
 

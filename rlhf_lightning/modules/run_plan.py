@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from rlhf_lightning.models import SharedReward, adamw8bit, adapter_size, size_of_factory
+from rlhf_lightning.models import SharedReward, adamw8bit, adapter_size, size_of_factory, torch_dtype
 from rlhf_lightning.modules.context import longest
 from rlhf_lightning.modules.muon import Muon
 from rlhf_lightning.modules.ppo import PPOModule
@@ -105,9 +105,21 @@ def optimizer_kind(factory: Any) -> Optimizer:
     return "adamw8bit" if made is adamw8bit else "muon" if made is Muon else "adamw"
 
 
-def frozen(size: ModelSize) -> ModelSize:
-    """A copy of a model that does not train."""
-    return dataclasses.replace(size, trained=0, trained_bytes=0.0, matrices=0, largest_bytes=0.0)
+def frozen(size: ModelSize, dtype: str | None = None) -> ModelSize:
+    """A copy of a model that does not train, its weights in ``dtype``."""
+    kept = dataclasses.replace(size, trained=0, trained_bytes=0.0, matrices=0, largest_bytes=0.0)
+    if dtype is None or size.weight_bytes < size.parameters * 2:  # stored in 8 or 4 bits
+        return kept
+    each = torch_dtype(dtype, "module.frozen_dtype").itemsize
+    share = each / size.number_bytes
+    return dataclasses.replace(
+        kept,
+        weight_bytes=float(size.parameters * each),
+        number_bytes=each,
+        kept_bytes=size.kept_bytes * share,
+        block_bytes=size.block_bytes * share,
+        rest_bytes=size.rest_bytes * share,
+    )
 
 
 def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
@@ -116,7 +128,9 @@ def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
     if policy is None or not prompt_tokens or getattr(data, "rollout_batch_size", None) is None:
         return None
     reference = module._factories["reference"]
-    kept = None if module.roles == "shared" and reference is None else frozen(policy)
+    dtype = module.hparams["frozen_dtype"]
+    copied = policy if reference is None else size_of_factory(reference)
+    kept = None if copied is None or (module.roles == "shared" and reference is None) else frozen(copied, dtype)
     value: ModelSize | None
     reward: ModelSize | None
     if isinstance(module.reward, SharedReward):
@@ -132,7 +146,7 @@ def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
     with_text = getattr(data, "text", None) is not None
     return plan_ppo(
         policy,
-        reference=kept if reference is None else size_of_factory(reference),
+        reference=kept,
         value=None if module._factories["value"] is None else value,
         reward=reward,
         rollout_batch_size=data.rollout_batch_size,
