@@ -32,6 +32,7 @@ def main() -> None:
     made.description = __doc__
     made.set_defaults(rollouts_only=True, ending="short")
     arguments = made.parse_args()
+    arguments.minibatch = arguments.episodes  # nothing is trained
     with workplace(arguments.folder) as folder:
         given = inputs(arguments, folder, arguments.episodes)
         contestants = [ours(OURS, given, arguments, arguments.episodes)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,19 +63,21 @@ def print_phases(rows: list[dict[str, Any]], title: str) -> None:
 def print_duel(found: dict[str, list[Run]], tokens: dict[str, float], title: str) -> None:
     """Every contestant's median, spread, tokens per second, and the ratio of its median to the first one's."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "median s", "least", "most", "tokens/s", "first is faster by"):
+    for column in ("", "median s", "least", "most", "CPU s", "tokens/s", "first is faster by"):
         table.add_column(column, justify="right" if column else "left")
     first = median(next(iter(found.values())))
     for name, runs in found.items():
         spent = sorted(run.seconds for run in runs)
-        rate = f"{tokens[name] / median(runs):,.0f}"
-        cells = (f"{median(runs):.3f}", f"{spent[0]:.3f}", f"{spent[-1]:.3f}", rate, f"{median(runs) / first:.2f}x")
+        cpu = statistics.median(run.figures["cpu"] for run in runs)
+        cells = [f"{value:.3f}" for value in (median(runs), spent[0], spent[-1], cpu)]
+        cells += [f"{tokens[name] / median(runs):,.0f}", f"{median(runs) / first:.2f}x"]
         table.add_row(name, *cells)
     Console(width=110).print(table)
 
 
 def save(path: Path | None, found: dict[str, list[Run]], **more: Any) -> None:
-    """Seconds of all runs by contestant, and whatever else is told, into a JSON file."""
+    """Seconds of all runs by contestant, those of the processor, and whatever else is told, into a JSON file."""
     if path is not None:
         seconds = {name: [run.seconds for run in runs] for name, runs in found.items()}
-        path.write_text(json.dumps({"seconds": seconds, **more}), encoding="utf-8")
+        cpu = {name: [run.figures["cpu"] for run in runs] for name, runs in found.items()}
+        path.write_text(json.dumps({"seconds": seconds, "cpu": cpu, **more}), encoding="utf-8")

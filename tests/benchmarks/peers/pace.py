@@ -16,10 +16,11 @@ MARK = "@run "
 
 
 class Pace:
-    """Waits for its turn before each run and tells the seconds between the start and the end of it."""
+    """Waits for its turn before each run and tells the seconds that it took, and how many of them
+    (of all threads together) the processor spent on this process: less than there were, if others wanted it too."""
 
     def __init__(self) -> None:
-        self.began = 0.0
+        self.began, self.cpu_began = 0.0, 0.0
 
     def start(self) -> None:
         """All is loaded: say so, and wait for the first turn."""
@@ -27,7 +28,8 @@ class Pace:
 
     def end(self, **figures: Any) -> None:
         """A run ended, with ``figures`` of it; wait for the next turn."""
-        self._tell({"seconds": time.perf_counter() - self.began, **figures})
+        seconds, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
+        self._tell({"seconds": seconds, "cpu": cpu, **figures})
 
     def _tell(self, message: dict[str, Any]) -> None:
         print(f"\n{MARK}{json.dumps(message)}", flush=True)
@@ -35,4 +37,4 @@ class Pace:
         if sys.stdin.readline().strip() != "go":
             sys.stdout.flush()
             os._exit(0)  # no last checkpoint, no report: the process was there to be measured
-        self.began = time.perf_counter()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()

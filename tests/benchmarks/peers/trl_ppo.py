@@ -1,6 +1,6 @@
 """TRL 1.12.0's PPOTrainer on the work of ``ppo_iteration.py``; a run is one iteration. Given a file of settings (JSON).
 
-Its settings are meant to serve it well: no gradient checkpointing (its default is on), one forward pass for a minibatch,
+Its settings are meant to serve it well: no gradient checkpointing (its default is on), one forward pass a minibatch,
 no reports, no saving. ``per_device_train_batch_size`` is a whole rollout, because its optimizer steps only once in
 ``gradient_accumulation_steps`` minibatches. In bf16 the autocast of ``accelerate launch --mixed_precision bf16`` is on,
 which PPOTrainer reads from the environment alone and applies to the passes of the update, and the two frozen models
