@@ -75,39 +75,37 @@ def policy(folder: Path, size: Size, *, mean_length: float, longest: int) -> Pat
     Dimension 0 of its states is constant: the embeddings put 1 there and no block writes to it. The output rows of
     EOS, padding and the unknown word read that dimension alone, all others never, so that one number sets P(EOS).
     """
-    if not folder.exists():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config(size)).eval()
-        with torch.no_grad():
-            model.model.embed_tokens.weight.normal_()
-            model.model.embed_tokens.weight[:, 0] = 1.0
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight[0] = 0.0
-                layer.mlp.down_proj.weight[0] = 0.0
-            head = model.lm_head.weight
-            head[:, 0] = 0.0
-            head[: len(SPECIAL)] = 0.0
-            states = model.model(torch.randint(len(SPECIAL), size.vocabulary, (8, 64))).last_hidden_state.flatten(0, 1)
-            others = (states @ head[len(SPECIAL) :].T).logsumexp(-1).mean()
-            constant = states[:, 0].mean()
-            p = ending_probability(mean_length, longest)
-            logit = others + math.log(p / (1 - p)) if p else torch.tensor(NEVER)
-            head[: len(SPECIAL), 0] = NEVER / constant
-            head[0, 0] = logit / constant
-        save(model, folder, size)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config(size)).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_()
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        head = model.lm_head.weight
+        head[:, 0] = 0.0
+        head[: len(SPECIAL)] = 0.0
+        states = model.model(torch.randint(len(SPECIAL), size.vocabulary, (8, 64))).last_hidden_state.flatten(0, 1)
+        others = (states @ head[len(SPECIAL) :].T).logsumexp(-1).mean()
+        constant = states[:, 0].mean()
+        p = ending_probability(mean_length, longest)
+        logit = others + math.log(p / (1 - p)) if p else torch.tensor(NEVER)
+        head[: len(SPECIAL), 0] = NEVER / constant
+        head[0, 0] = logit / constant
+    save(model, folder, size)
     return folder
 
 
 def reward_model(folder: Path, size: Size) -> Path:
     """A Llama with one label, its head drawn from N(0, 1/d)."""
-    if not folder.exists():
-        torch.manual_seed(1)
-        made = config(size)
-        made.num_labels = 1
-        model = LlamaForSequenceClassification(made)
-        with torch.no_grad():
-            model.score.weight.normal_(0.0, size.width**-0.5)
-        save(model, folder, size)
+    torch.manual_seed(1)
+    made = config(size)
+    made.num_labels = 1
+    model = LlamaForSequenceClassification(made)
+    with torch.no_grad():
+        model.score.weight.normal_(0.0, size.width**-0.5)
+    save(model, folder, size)
     return folder
 
 
