@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
+import sides
 import torch
 import worlds
 from arguments import lines, parser, workplace
@@ -71,11 +71,9 @@ def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episod
         f"module.epochs={arguments.epochs}",
         f"module.learning_rate={arguments.learning_rate}",
         f"module.value_learning_rate={arguments.learning_rate}",
-        *arguments.set,
     ]
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
-    settings = {"stage": "ppo", "dtype": arguments.dtype, "overrides": overrides, "callback": callback}
-    return Contestant(name, sys.executable, "ours.py", settings)
+    return sides.stage(name, "ppo", arguments, overrides, callback)
 
 
 def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:

@@ -11,9 +11,9 @@ peer needs a folder of a reward model, as it is made here.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+import sides
 import worlds
 from arguments import lines, parser, workplace
 from duel import Contestant, alternate
@@ -29,18 +29,10 @@ def ours(name: str, model: str, rows: str, arguments: argparse.Namespace) -> Con
     overrides = [
         f"model.name={model}",
         f"module.reward_model.head={head}",
-        f"data.train={rows}",
-        f"data.batch_size={arguments.batch}",
         f"module.micro_batch_size={arguments.micro_batch}",
-        f"module.learning_rate={arguments.learning_rate}",
         f"module.share_prompt={str(name == SHARED).lower()}",
-        "module.schedule=constant",
-        "trainer.max_epochs=100000",
-        *arguments.set,
     ]
-    callback = {"_target_": "phases.Phases", "every": -(-lines(rows) // arguments.batch)}
-    settings = {"stage": "reward", "dtype": arguments.dtype, "overrides": overrides, "callback": callback}
-    return Contestant(name, sys.executable, "ours.py", settings)
+    return sides.passes(name, "reward", arguments, rows, overrides)
 
 
 def peer(model: str, rows: str, arguments: argparse.Namespace) -> Contestant:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import sides
 import worlds
 from arguments import lines, parser, workplace
 from duel import Contestant, alternate
@@ -22,23 +22,6 @@ from matmul import Shapes
 from report import Need, phase_shares, print_duel, print_phases, save
 
 OURS, PACKED, PADDED = "packs of 512", "TRL 1.16.0 SFTTrainer, packing", "TRL 1.16.0 SFTTrainer, padding"
-
-
-def ours(name: str, model: str, rows: str, arguments: argparse.Namespace, layout: list[str]) -> Contestant:
-    """This package's side, with a layout of its batches."""
-    overrides = [
-        f"model.name={model}",
-        f"data.train={rows}",
-        f"data.batch_size={arguments.batch}",
-        f"module.learning_rate={arguments.learning_rate}",
-        "module.schedule=constant",
-        "trainer.max_epochs=100000",
-        *layout,
-        *arguments.set,
-    ]
-    callback = {"_target_": "phases.Phases", "every": -(-lines(rows) // arguments.batch)}
-    settings = {"stage": "sft", "dtype": arguments.dtype, "overrides": overrides, "callback": callback}
-    return Contestant(name, sys.executable, "ours.py", settings)
 
 
 def layouts(arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -105,7 +88,10 @@ def main() -> None:
         rows = rows or str(
             worlds.demonstrations(folder / "demonstrations.jsonl", arguments.count, size, longest=arguments.longest)
         )
-        contestants = [ours(name, model, rows, arguments, layout) for name, layout in layouts(arguments).items()]
+        contestants = [
+            sides.passes(name, "sft", arguments, rows, [f"model.name={model}", *layout])
+            for name, layout in layouts(arguments).items()
+        ]
         if arguments.peer:
             contestants += peers(model, rows, arguments)
         found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)

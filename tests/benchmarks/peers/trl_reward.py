@@ -14,24 +14,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from pace import Pace
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
+from turns import Turns
 
 SETTINGS = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-
-
-class Turns(TrainerCallback):
-    """Takes turns between passes over the pairs."""
-
-    def __init__(self) -> None:
-        self.pace = Pace()
-
-    def on_train_begin(self, args, state, control, **_):
-        self.pace.start()
-
-    def on_epoch_end(self, args, state, control, **_):
-        self.pace.end(steps=state.global_step)
 
 
 def pairs(tokenizer) -> list[dict[str, list[int]]]:

@@ -15,24 +15,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from pace import Pace
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
+from turns import Turns
 
 SETTINGS = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-
-
-class Turns(TrainerCallback):
-    """Takes turns between passes over the examples."""
-
-    def __init__(self) -> None:
-        self.pace = Pace()
-
-    def on_train_begin(self, args, state, control, **_):
-        self.pace.start()
-
-    def on_epoch_end(self, args, state, control, **_):
-        self.pace.end(steps=state.global_step)
 
 
 def examples(tokenizer) -> list[dict[str, list[int]]]:
