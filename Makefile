@@ -40,7 +40,7 @@ PEERS := trl-1.12.0 trl-1.16.0
 
 peers: $(PEERS:%=.peers/%/ready) ## Install what the benchmarks compare with, each in an environment of its own
 
-bench: .venv/ready peers ## Run all benchmarks against their peers (half an hour) and write BENCHMARKS.md
+bench: .venv/ready peers ## Run all benchmarks against their peers, which takes long, and write BENCHMARKS.md
 	$(BIN)/python tests/benchmarks/bench.py --write BENCHMARKS.md
 
 clean: ## Remove the virtual environment, runs and caches
