@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format peers bench clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -31,6 +31,18 @@ format: .venv/ready ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+PEERS := trl-1.12.0 trl-1.16.0
+
+.peers/%/ready: tests/benchmarks/peers/%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+peers: $(PEERS:%=.peers/%/ready) ## Install what the benchmarks compare with, each in an environment of its own
+
+bench: .venv/ready peers ## Run all benchmarks against their peers, which takes long, and write BENCHMARKS.md
+	$(BIN)/python tests/benchmarks/bench.py --write BENCHMARKS.md
+
 clean: ## Remove the virtual environment, runs and caches
-	rm -rf .venv runs outputs multirun build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .peers runs outputs multirun build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

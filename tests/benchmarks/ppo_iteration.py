@@ -1,71 +1,31 @@
-"""Seconds per phase and tokens per second of PPO iterations, for any model folder and prompts file.
+"""Seconds per phase and tokens per second of PPO iterations, alone or against TRL's PPOTrainer.
 
-    python tests/benchmarks/ppo_iteration.py --model FOLDER --prompts prompts.jsonl [--text corpus.jsonl]
+    python tests/benchmarks/ppo_iteration.py [--ending short] [--dtype bf16] [--peer .peers/trl-1.12.0/bin/python]
+    python tests/benchmarks/ppo_iteration.py --model FOLDER [--reward FOLDER] --prompts prompts.jsonl
+    python tests/benchmarks/ppo_iteration.py --scaling 64 256 1024
 
-The reward is a constant and the value model starts from the policy with a new head, so that a folder of a language
-model is all it needs. Phases are timed inside the real training step.
+Without --model the models are random Llamas of 5.6M parameters (``worlds.py``) and the prompts have 16 to 48 tokens.
+Policy, reference, value and reward model are four models. Given a language model alone, the reward is a constant and
+the value model starts from the language model. --set takes options of the configuration, such as data.text=FILE.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import lightning as L
+import sides
 import torch
-from rich.console import Console
-from rich.table import Table
+import worlds
+from arguments import lines, parser, workplace
+from duel import Contestant, Run, alternate, median
+from matmul import Shapes
+from report import Need, phase_shares, print_duel, print_phases, save
 
-from rlhf_lightning.data import Encoder, PromptDataModule
-from rlhf_lightning.models import load_causal_lm, load_scalar_model
-from rlhf_lightning.modules import PPOModule
-
-TIMED = ("rollout", "score", "evaluate", "advantages")
-PHASES = (*TIMED, "update")
-
-
-class Timer(L.Callback):
-    """Wraps the phases of a module and keeps the seconds of each iteration."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.tokens: list[dict[str, int]] = []
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for phase in TIMED:
-            setattr(pl_module, phase, self._timed(phase, getattr(pl_module, phase)))
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        seconds = time.perf_counter() - self._started
-        self.seconds["iteration"].append(seconds)
-        # What is left is the update: its forward and backward passes and optimizer steps.
-        self.seconds["update"].append(seconds - sum(self.seconds[phase][-1] for phase in TIMED))
-        trajectory = outputs["trajectory"]
-        self.tokens.append(
-            {
-                "rollout": int(trajectory.response_lengths.sum()),
-                "all": int((trajectory.prompt_lengths + trajectory.response_lengths).sum()),
-            }
-        )
-
-    def _timed(self, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
-            result = method(*arguments, **options)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.seconds[phase].append(time.perf_counter() - started)
-            return result
-
-        return run
+OURS, PEER = "rlhf_lightning", "TRL 1.12.0 PPOTrainer"
+MEAN_LENGTHS = {"never": 64, "short": 20}
 
 
 def constant_reward(prompts: list[str], responses: list[str]) -> torch.Tensor:
@@ -73,74 +33,158 @@ def constant_reward(prompts: list[str], responses: list[str]) -> torch.Tensor:
     return torch.zeros(len(responses))
 
 
+def inputs(arguments: argparse.Namespace, folder: Path, episodes: int) -> dict[str, str]:
+    """Model folders and prompts: what was given, else what is made."""
+    if arguments.model:
+        found = {"policy": arguments.model, "prompts": arguments.prompts}
+        return found | ({"reward": arguments.reward} if arguments.reward else {})
+    size = worlds.Size(*arguments.size)
+    ending = arguments.ending
+    policy = worlds.policy(
+        folder / f"policy-{ending}", size, mean_length=MEAN_LENGTHS[ending], longest=arguments.max_new_tokens
+    )
+    reward = worlds.reward_model(folder / "reward", size)
+    prompts = worlds.prompts(folder / f"prompts-{episodes}.jsonl", episodes, size)
+    return {"policy": str(policy), "reward": str(reward), "prompts": str(prompts)}
+
+
+def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episodes: int) -> Contestant:
+    """This package's side, one iteration a run."""
+    reward = (
+        [f"module.reward.name={given['reward']}"]
+        if "reward" in given
+        else [
+            "~module.reward",
+            "+module.reward={_target_: hydra.utils.get_method, path: ppo_iteration.constant_reward}",
+            f"module.value.name={given['policy']}",
+            "module.value.head=new",
+        ]
+    )
+    overrides = [
+        f"model.name={given['policy']}",
+        *reward,
+        f"data.train={given['prompts']}",
+        "data.iterations=100000",
+        f"data.rollout_batch_size={episodes}",
+        f"module.minibatch_size={arguments.minibatch}",
+        f"module.max_new_tokens={arguments.max_new_tokens}",
+        f"module.epochs={arguments.epochs}",
+        f"module.learning_rate={arguments.learning_rate}",
+        f"module.value_learning_rate={arguments.learning_rate}",
+    ]
+    callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
+    return sides.stage(name, "ppo", arguments, overrides, callback)
+
+
+def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
+    """TRL's side of the same work."""
+    settings: dict[str, Any] = {
+        **given,
+        "episodes": arguments.episodes,
+        "minibatches": arguments.episodes // arguments.minibatch,
+        "epochs": arguments.epochs,
+        "max_new_tokens": arguments.max_new_tokens,
+        "dtype": arguments.dtype,
+        "learning_rate": arguments.learning_rate,
+    }
+    return Contestant(PEER, arguments.peer, "peers/trl_ppo.py", settings)
+
+
+def needs(prompts: list[int], responses: list[int], shapes: Shapes, arguments: argparse.Namespace) -> dict[str, Need]:
+    """What each phase of an iteration needs, without padding: logits at response tokens alone, rewards and values
+    without any; log-probabilities of policy and reference and values once before the updates."""
+    lengths = [one + other for one, other in zip(prompts, responses, strict=True)]
+    written, tokens = float(sum(responses)), float(sum(lengths))
+    plain, logits = shapes.forward(lengths), shapes.forward(lengths, written)
+    rows = max(round(tokens / len(lengths) * arguments.minibatch), 1)
+    decoded = max(round(written / arguments.max_new_tokens), 1)  # rows alive in a decoding step, on average
+    # The last token of a response is sampled and never read.
+    rollout = shapes.forward([length - 1 for length in lengths], written)
+    epochs = arguments.epochs
+    return {
+        "rollout": Need(rollout, written, decoded),
+        "score": Need(plain, tokens, round(tokens), head=False),
+        "evaluate": Need(2 * logits + plain, tokens, rows),
+        "forward": Need(epochs * (logits + plain), epochs * tokens, rows),
+        "backward": Need(2.0 * epochs * (logits + plain), epochs * tokens, rows, backward=True),
+    }
+
+
+def episode_lengths(runs: list[Run]) -> tuple[list[int], list[int]]:
+    """Of prompts and responses, in the run whose responses are nearest to the median together."""
+    middle = sorted(runs, key=lambda run: sum(run.figures["lengths"][1]))[len(runs) // 2]
+    prompts, responses = middle.figures["lengths"]
+    return prompts, responses
+
+
+def mean_lengths(found: dict[str, list[Run]]) -> dict[str, float]:
+    """Mean length of the responses by contestant."""
+    figures = {name: [run.figures for run in runs] for name, runs in found.items()}
+    return {
+        name: statistics.mean(
+            figure["mean_length"] if "mean_length" in figure else statistics.mean(figure["lengths"][1])
+            for figure in told
+        )
+        for name, told in figures.items()
+    }
+
+
+def scaling(arguments: argparse.Namespace, folder: Path) -> None:
+    """Time per episode against the number of episodes of an iteration."""
+    sizes = {f"{size} episodes": size for size in arguments.scaling}
+    contestants = [ours(name, inputs(arguments, folder, size), arguments, size) for name, size in sizes.items()]
+    found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)
+    tokens = {name: float(sum(sum(part) for part in episode_lengths(runs))) for name, runs in found.items()}
+    print_duel(found, tokens, f"PPO iterations of several sizes, {arguments.dtype}, {arguments.threads} threads")
+    each = {name: median(runs) / sizes[name] for name, runs in found.items()}
+    first = next(iter(each.values()))
+    for name, seconds in each.items():
+        print(f"{name}: {1e3 * seconds:.2f} ms each, {seconds / first - 1:+.1%}")
+    save(arguments.json, found, per_episode=each)
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--model", help="folder or hub id of a causal language model; by default one is made")
+    made.add_argument("--reward", help="folder of a reward model, which the value model starts from too")
+    made.add_argument("--prompts", help='file of rows {"prompt"}')
+    made.add_argument("--ending", choices=MEAN_LENGTHS, default="never", help="of responses of the made policy")
+    made.add_argument("--episodes", type=int, default=64)
+    made.add_argument("--minibatch", type=int, default=16)
+    made.add_argument("--max-new-tokens", type=int, default=64)
+    made.add_argument("--epochs", type=int, default=1)
+    made.add_argument("--learning-rate", type=float, default=1e-6)
+    made.add_argument("--scaling", type=int, nargs="+", metavar="EPISODES", help="iterations of these sizes instead")
+    made.set_defaults(rollouts_only=False)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub id of a causal language model")
-    parser.add_argument("--prompts", required=True, help='file of rows {"prompt"}')
-    parser.add_argument("--text", help='file of rows {"text"} for PPO-ptx')
-    parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--minibatch", type=int, default=16)
-    parser.add_argument("--micro-batch", type=int, default=None)
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--iterations", type=int, default=6, help="the first one warms up and is not counted")
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    encoder = Encoder.from_pretrained(arguments.model)
-    module = PPOModule(
-        policy=functools.partial(load_causal_lm, name=arguments.model),
-        value=functools.partial(load_scalar_model, name=arguments.model, head="new"),
-        reward=constant_reward,
-        encoder=encoder,
-        max_new_tokens=arguments.max_new_tokens,
-        minibatch_size=arguments.minibatch,
-        micro_batch_size=arguments.micro_batch,
-        epochs=arguments.epochs,
-        learning_rate=1e-6,
-    )
-    data = PromptDataModule(
-        encoder=encoder,
-        train=arguments.prompts,
-        text=arguments.text,
-        ptx_ratio=1,
-        rollout_batch_size=arguments.episodes,
-        iterations=arguments.iterations,
-    )
-    timer = Timer()
-    trainer = L.Trainer(
-        max_epochs=1,
-        devices=1,
-        precision=arguments.precision,
-        callbacks=[timer],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=data)
-    report(timer, arguments)
-
-
-def report(timer: Timer, arguments: argparse.Namespace) -> None:
-    """Medians over the counted iterations."""
-    counted = {phase: seconds[1:] for phase, seconds in timer.seconds.items()}
-    tokens = {kind: statistics.median(entry[kind] for entry in timer.tokens[1:]) for kind in ("rollout", "all")}
-    total = statistics.median(counted["iteration"])
-    table = Table(
-        title=f"PPO iteration: {arguments.episodes} episodes, {arguments.threads} threads", title_justify="left"
-    )
-    for column in ("phase", "seconds", "share", "tokens/s"):
-        table.add_column(column, justify="left" if column == "phase" else "right")
-    for phase in PHASES:
-        seconds = statistics.median(counted[phase])
-        rate = tokens["rollout" if phase == "rollout" else "all"] / max(seconds, 1e-9)
-        table.add_row(phase, f"{seconds:.3f}", f"{seconds / total:.0%}", f"{rate:,.0f}")
-    table.add_row("iteration", f"{total:.3f}", "100%", f"{tokens['all'] / total:,.0f}")
-    console = Console()
-    console.print(table)
-    console.print(f"mean response {tokens['rollout'] / arguments.episodes:.1f} of {arguments.max_new_tokens} tokens")
+    arguments = options().parse_args()
+    if arguments.model and not arguments.prompts:
+        raise SystemExit("--model needs --prompts")
+    with workplace(arguments.folder) as folder:
+        if arguments.scaling:
+            scaling(arguments, folder)
+            return
+        given = inputs(arguments, folder, arguments.episodes)
+        contestants = [ours(OURS, given, arguments, arguments.episodes)]
+        if arguments.peer:
+            if lines(given["prompts"]) < arguments.episodes or "reward" not in given:
+                raise SystemExit("the peer needs --reward and as many prompts as episodes")
+            contestants.append(peer(given, arguments))
+        found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)
+        shapes = Shapes.of(given["policy"])
+        lengths = episode_lengths(found[OURS])
+        shares = phase_shares(found[OURS], needs(*lengths, shapes, arguments), shapes, arguments.dtype)
+    work = f"PPO iteration: {arguments.episodes} episodes, {arguments.dtype}, {arguments.threads} threads"
+    print_phases(shares, work)
+    means = mean_lengths(found)
+    print_duel(found, dict.fromkeys(found, float(sum(map(sum, lengths)))), work)
+    for name, mean in means.items():
+        print(f"{name}: mean response {mean:.1f} of {arguments.max_new_tokens} tokens")
+    save(arguments.json, found, phases=shares, mean_lengths=means)
 
 
 if __name__ == "__main__":
