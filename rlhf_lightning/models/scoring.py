@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional.grouping import PADDING, group_sizes
 from rlhf_lightning.models.fingerprints import weights_fingerprint
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
@@ -145,15 +147,18 @@ def score_by_length(
     *,
     in_step: bool = False,
 ) -> Tensor:
-    """Scores [b], float32, of right-padded token ids [b, s], ``batch_size`` at a time; neighbours in length share a
-    batch, so that little of it is padding. With ``in_step`` a process with fewer batches than another scores its last
-    one again until both have made equally many."""
+    """Scores [b], float32, of right-padded token ids [b, s], at most ``batch_size`` at a time; neighbours in length
+    share a batch, so that little of it is padding. With ``in_step`` a process with fewer batches than another scores
+    its last one again until both have made equally many."""
     scores = torch.empty(len(lengths), dtype=torch.float32, device=input_ids.device)
-    batches = list(torch.split(torch.argsort(lengths), batch_size))
+    known = lengths.cpu()  # asked once, and not in every batch
+    order = torch.argsort(known, stable=True)
+    padding = math.inf if in_step else PADDING  # a pass of a sharded model gathers its weights
+    batches = list(torch.split(order, group_sizes(known[order].tolist(), rows=batch_size, padding=padding)))
     if in_step:
         batches += [batches[-1]] * (largest(len(batches)) - len(batches))
     for rows in batches:
-        scores[rows] = score(input_ids[rows, : int(lengths[rows].max())], lengths[rows]).float()
+        scores[rows] = score(input_ids[rows, : int(known[rows].max())], lengths[rows]).float()
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import ComparisonBatch, PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional.grouping import PADDING, group_sizes
 
 Sequences = TypeVar("Sequences", bound=TokenBatch | PackedBatch)
 
@@ -26,34 +28,38 @@ def check_micro_batch(size: int | None, tokens: int | None) -> None:
 
 
 def micro_batches(
-    lengths: Tensor, size: int | None, tokens: int | None = None, *, sequences: Tensor | None = None
+    lengths: Tensor,
+    size: int | None,
+    tokens: int | None = None,
+    *,
+    sequences: Tensor | None = None,
+    few_passes: bool = False,
 ) -> list[Tensor]:
     """Row indices of micro-batches of at most ``size`` rows and ``tokens`` tokens, padding included, neighbours in
-    length together. A row of more tokens than that is a micro-batch by itself.
+    length together. Rows of such different length that much would be padding are micro-batches of their own, and so is
+    a row of more than ``tokens`` (:func:`~rlhf_lightning.functional.group_sizes`).
 
     The indices are on the CPU, where the shapes of what follows are decided: a GPU is asked at most once, here.
 
     Args:
         lengths: [b], of the longest sequence of each row.
-        size: ``None`` for no limit.
-        tokens: ``None`` for no limit.
+        size, tokens: ``None`` for no limit.
         sequences: [b], how many sequences a row stands for; one each by default.
+        few_passes: rather pad than make one more pass, such as where each of them gathers sharded weights.
 
     Returns:
         Index tensors that cover 0..b−1 once.
     """
     lengths = lengths.cpu()
     order = torch.argsort(lengths, stable=True)
-    if tokens is None:
-        return list(torch.split(order, size or len(order)))
-    counts = [1] * len(order) if sequences is None else sequences.cpu()[order].tolist()
-    cuts, rows, together = [], 0, 0
-    for length, count in zip(lengths[order].tolist(), counts, strict=True):
-        if rows and (rows == size or (together + count) * length > tokens):
-            cuts.append(rows)
-            rows, together = 0, 0
-        rows, together = rows + 1, together + count
-    return list(torch.split(order, [*cuts, rows]))
+    sizes = group_sizes(
+        lengths[order].tolist(),
+        rows=size,
+        tokens=tokens,
+        sequences=None if sequences is None else sequences.cpu()[order].tolist(),
+        padding=math.inf if few_passes else PADDING,
+    )
+    return list(torch.split(order, sizes))
 
 
 def token_rows(batch: Sequences, rows: Tensor) -> Sequences:
@@ -64,21 +70,14 @@ def token_rows(batch: Sequences, rows: Tensor) -> Sequences:
 
 
 def by_length(score: Callable[[Tensor, Tensor], Tensor], input_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Score right-padded rows, the shorter half apart from the longer one where that saves much padding.
+    """Score right-padded rows, those of like length together where that saves much padding.
 
     Shapes:
         input_ids: [n, s]; lengths: [n]. Result: [n], in the order of the rows.
     """
-    halves = micro_batches(lengths, -(-len(lengths) // 2))
-    widths = [int(lengths[half].max()) for half in halves]
-    if widths[0] > _WORTH_A_PASS * widths[-1]:
-        return score(input_ids, lengths)
-    scores = [score(input_ids[half, :width], lengths[half]) for half, width in zip(halves, widths, strict=True)]
-    return torch.cat(scores)[torch.argsort(torch.cat(halves))]
-
-
-# Two passes over half of the rows cost more than one over all of them: a tenth of the tokens must be saved.
-_WORTH_A_PASS = 0.8
+    parts = micro_batches(lengths, None)
+    scores = [score(input_ids[rows, : int(lengths[rows].max())], lengths[rows]) for rows in parts]
+    return torch.cat(scores)[torch.argsort(torch.cat(parts))]
 
 
 def pairs_per_prompt(batch: ComparisonBatch) -> Tensor:

@@ -87,7 +87,8 @@ def minibatch_step(module: PPOModule, trajectory: Trajectory, text: TokenBatch |
 def _own_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
     """This rank's rows of a minibatch, in micro-batches."""
     own = module.world.share(torch.arange(len(lengths)))
-    return [own[rows] for rows in micro_batches(lengths[own], module.micro_batch_size, module.micro_batch_tokens)]
+    limits = (module.micro_batch_size, module.micro_batch_tokens)
+    return [own[rows] for rows in micro_batches(lengths[own], *limits, few_passes=module.world.sharded)]
 
 
 def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
@@ -95,7 +96,7 @@ def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
     size = module.micro_batch_size
     if size is None and module.micro_batch_tokens is None:
         size = -(-module.minibatch_size // module.world.size)
-    return micro_batches(lengths, size, module.micro_batch_tokens)
+    return micro_batches(lengths, size, module.micro_batch_tokens, few_passes=module.world.sharded)
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -217,11 +217,10 @@ class RewardModule(L.LightningModule):
         sizes = {"prompts": (pairs_per_prompt(batch) > 0).sum(), "pairs": torch.tensor(batch.better.numel())}
         sizes = self.world.totals({name: size.to(self.device) for name, size in sizes.items()})
         sums = {name: torch.zeros((), device=self.device) for name in ("loss", "correct")}
-        sequences = torch.bincount(batch.group)
+        longest, sequences = longest_per_prompt(batch), torch.bincount(batch.group)
         limits = (self.micro_batch_size, self.micro_batch_tokens)
-        for chosen, counts in self.world.in_step(
-            micro_batches(longest_per_prompt(batch), *limits, sequences=sequences)
-        ):
+        parts = micro_batches(longest, *limits, sequences=sequences, few_passes=self.world.sharded)
+        for chosen, counts in self.world.in_step(parts):
             part = comparison_rows(batch, chosen.to(self.device))
             scores = self._scores(part)
             loss = ranking_loss(

@@ -168,7 +168,8 @@ class SFTModule(L.LightningModule):
         total = torch.zeros((), device=self.device)
         # They decide shapes, for which a GPU would have to be waited for in every micro-batch.
         batch = batch._replace(lengths=batch.lengths.cpu(), loss_mask=batch.loss_mask.cpu())
-        parts = micro_batches(batch.lengths, self.micro_batch_size, self.micro_batch_tokens)
+        limits = (self.micro_batch_size, self.micro_batch_tokens)
+        parts = micro_batches(batch.lengths, *limits, few_passes=self.world.sharded)
         for rows, counts in self.world.in_step(parts):
             loss = self.loss(token_rows(batch, rows), count)
             if backward:

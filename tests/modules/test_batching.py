@@ -33,17 +33,19 @@ def test_token_rows_are_trimmed_to_their_longest(tokens: TokenBatch) -> None:
         assert part.loss_mask[index].sum() == tokens.loss_mask[row].sum()
 
 
-@pytest.mark.parametrize(("lengths", "widths"), [([9, 2, 3, 8], [3, 9]), ([9, 8, 9, 8], [9]), ([4], [4])])
+@pytest.mark.parametrize(
+    ("lengths", "widths"), [([900, 280, 300, 880], [300, 900]), ([90, 80, 90, 80], [90]), ([4], [4])]
+)
 def test_short_rows_are_scored_apart_from_long_ones(lengths: list[int], widths: list[int]) -> None:
-    ids = torch.arange(4 * 9).view(4, 9)[: len(lengths)]
+    ids = torch.arange(4 * 900).view(4, 900)[: len(lengths)]
     seen = []
 
     def score(part: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         seen.append(part.shape[1])
-        return part[:, 0] + real * 1000
+        return part[:, 0] + real * 10000
 
     scores = by_length(score, ids[:, : max(lengths)], torch.tensor(lengths))
-    assert scores.tolist() == [9 * row + 1000 * length for row, length in enumerate(lengths)]
+    assert scores.tolist() == [900 * row + 10000 * length for row, length in enumerate(lengths)]
     assert seen == widths
 
 

@@ -38,10 +38,10 @@ def test_a_micro_batch_holds_as_many_rows_as_fit_with_their_padding(
     assert [rows.tolist() for rows in parts] == expected
 
 
-def test_a_row_that_stands_for_several_sequences_counts_as_many() -> None:
-    lengths, sequences = torch.tensor([4, 4, 5]), torch.tensor([3, 2, 1])
-    assert [rows.tolist() for rows in micro_batches(lengths, None, 20, sequences=sequences)] == [[0, 1], [2]]
-    assert [rows.tolist() for rows in micro_batches(lengths, None, 30, sequences=sequences)] == [[0, 1, 2]]
+def test_rows_of_very_different_length_are_apart_unless_passes_are_dear() -> None:
+    lengths = torch.tensor([400, 30, 410, 40])
+    assert [rows.tolist() for rows in micro_batches(lengths, None)] == [[1, 3], [0, 2]]
+    assert [rows.tolist() for rows in micro_batches(lengths, None, few_passes=True)] == [[1, 3, 0, 2]]
 
 
 def _stages(

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from rlhf_lightning.functional import group_sizes
 from rlhf_lightning.models.engines.kv_cache import can_be_joined, joined, preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.sharding import is_sharded
 
-# A pass over a few tokens costs as much as one over this many, and one over many times as many needs much memory.
-_SMALL_PASS, _LARGE_PASS = 512, 2**15
-_PADDING = 1.1  # tokens of a pass, padding included, for each real one
+_TOKENS = 2**15  # of a pass; more need much memory and save no time
 
 
 class Prompts(NamedTuple):
@@ -35,7 +34,7 @@ def read_prompts(model: nn.Module, read: NextLogits, input_ids: Tensor, lengths:
     cache = preallocated_cache(model.config, width + room)
     # Passes through a sharded model are collectives, of which every process must make equally many.
     apart = can_be_joined(cache) and not is_sharded(model)
-    groups = _groups(lengths[first][by_length].tolist()) if apart else [len(first)]
+    groups = group_sizes(lengths[first][by_length].tolist(), tokens=_TOKENS) if apart else [len(first)]
     found, caches = [], []
     for rows in torch.split(first[by_length], groups):
         # Only the cache that goes on is made in the size that it will have.
@@ -69,16 +68,3 @@ def _read(read: NextLogits, input_ids: Tensor, lengths: Tensor, cache: DynamicCa
     positions = offset.clamp(min=0)
     mask = offset >= 0
     return read(input_ids.gather(1, positions), positions, None if mask.all() else mask, cache)
-
-
-def _groups(lengths: list[int]) -> list[int]:
-    """Sizes of groups of neighbours in ascending ``lengths`` [b]: as large as possible with little padding."""
-    groups, size, tokens = [], 0, 0
-    for length in lengths:
-        padded = (size + 1) * length
-        wasteful = padded > _SMALL_PASS and padded > _PADDING * (tokens + length)
-        if size and (wasteful or padded > _LARGE_PASS):
-            groups.append(size)
-            size, tokens = 0, 0
-        size, tokens = size + 1, tokens + length
-    return [*groups, size]

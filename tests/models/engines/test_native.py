@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import NativeEngine, TokenLogprobs
 from rlhf_lightning.models.engines.next_logits import NextLogits
-from rlhf_lightning.models.engines.prompts import _groups, read_prompts
+from rlhf_lightning.models.engines.prompts import read_prompts
 
 LENGTHS = torch.tensor([7, 3, 10, 1, 5, 3])
 
@@ -54,7 +54,7 @@ def test_prompts_of_like_length_are_read_together(
     ids[5, :3] = ids[1, :3]  # one prompt twice
     with torch.no_grad():
         together = read_prompts(model, read, ids, LENGTHS, room=1)
-        monkeypatch.setattr("rlhf_lightning.models.engines.prompts._SMALL_PASS", 4)
+        monkeypatch.setattr("rlhf_lightning.functional.grouping.SMALL", 4)
         shapes: list[tuple[int, ...]] = []
         model.register_forward_pre_hook(
             lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -66,21 +66,6 @@ def test_prompts_of_like_length_are_read_together(
     for mine, other in zip(apart.cache.layers, together.cache.layers, strict=True):
         for row, length in enumerate(LENGTHS.tolist()):
             assert torch.allclose(mine.keys[row, :, -length:], other.keys[row, :, -length:], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "groups"),
-    [
-        ([10] * 5, [5]),
-        ([300, 300, 310], [3]),  # 930 for 910
-        ([100, 200, 250], [2, 1]),  # 400 for 300 is waste, yet of a small pass; 750 for 550 is not small
-        ([100, 300, 310], [1, 2]),  # 600 for 400; 620 for 610
-        ([20_000, 20_000], [1, 1]),
-        ([40_000], [1]),
-    ],
-)
-def test_groups_hold_little_padding_unless_they_are_small(lengths: list[int], groups: list[int]) -> None:
-    assert _groups(lengths) == groups
 
 
 def test_under_autocast_a_weight_is_converted_once(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
