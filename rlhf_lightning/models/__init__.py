@@ -5,7 +5,7 @@ from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
-from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
+from rlhf_lightning.models.fingerprints import base_fingerprint, keep_base_fingerprints, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
 from rlhf_lightning.models.heads import ScalarModel
@@ -60,6 +60,7 @@ __all__ = [
     "ignored_sampling_settings",
     "is_quantized",
     "is_sharded",
+    "keep_base_fingerprints",
     "load_causal_lm",
     "load_scalar_model",
     "loaded_by_first",

@@ -14,6 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.fingerprints import keep_base_fingerprints
+
 Model = TypeVar("Model", bound=nn.Module)
 
 _RUN = "run_sharded"
@@ -26,11 +29,15 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
     heads outside the blocks are the last unit. A backward pass averages gradients over the processes as it goes.
 
     All begin with the weights and buffers of the first process, which are sent unit by unit. The others may hold
-    meta tensors until then (:func:`~rlhf_lightning.models.loaded_by_first`).
+    meta tensors until then (:func:`~rlhf_lightning.models.loaded_by_first`). A model with adapters has them before it is
+    sharded; a unit then gathers frozen and trained weights together and scatters the gradients of those that have one.
 
     Args:
         model: of transformers, or a :class:`~rlhf_lightning.models.ScalarModel`; changed in place.
         mesh: of Lightning's ``ModelParallelStrategy``, which has it under ``LightningModule.device_mesh``.
+
+    Raises:
+        UserError: weights of two types that train in one unit, whose gradients are sent together.
     """
     if mesh is None:
         return model
@@ -38,7 +45,9 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
     device = torch.device("cpu" if mesh.device_type == "cpu" else f"cuda:{torch.cuda.current_device()}")
     # Also behind the last unit: what a rollout left gathered would be stale after the next optimizer step.
     units: list[nn.Module] = [*blocks(model), model]
+    keep_base_fingerprints(model)
     for unit in units:
+        _check_types(unit)
         _send(unit, device)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     setattr(model, _RUN, types.MethodType(_run, model))
@@ -102,6 +111,19 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=None)
     return [] if largest is None else list(largest)
+
+
+def _check_types(unit: nn.Module) -> None:
+    first: dict[torch.dtype, str] = {}
+    for name, weight in unit.named_parameters():
+        if weight.requires_grad and not isinstance(weight, DTensor):
+            first.setdefault(weight.dtype, name)
+    if len(first) > 1:
+        (one, place), (other, second), *_ = first.items()
+        raise UserError(
+            f"strategy=fsdp2: {place} trains in {str(one)[6:]} and {second} in {str(other)[6:]}, and their gradients are "
+            "sent together: set model.dtype=float32, or strategy=ddp"
+        )
 
 
 def _send(unit: nn.Module, device: torch.device) -> None:

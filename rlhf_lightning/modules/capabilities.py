@@ -63,11 +63,6 @@ REFUSED: tuple[Refusal, ...] = (
         "strategy=ddp",
     ),
     Refusal(
-        {"strategy": ("fsdp2",), "lora": (True,)},
-        "a checkpoint of an adapter names its base by weights that no process has in full",
-        "strategy=ddp, where a frozen base and small gradients need little memory, or model/lora=off",
-    ),
-    Refusal(
         {"strategy": ("fsdp2",), "optimizer": ("Muon",)},
         "Muon orthogonalises whole matrices, and a process has a part of each",
         "optimizer=adamw, or strategy=ddp",

@@ -11,7 +11,7 @@ from torch import nn
 
 from rlhf_lightning.errors import CheckpointError
 from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, keep_bases_apart, note_bases
 from rlhf_lightning.modules.compatibility import check_weights
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Add counters, KL coefficient and the state of randomness. Frozen roles are left out: the factories make them
     again, and a fingerprint tells whether they made the same."""
-    leave_out_base(module, checkpoint)
+    note_bases(module, checkpoint)
     states = module.saved_random_states
     if module.generator is not None:
         states = [state.cpu() for state in module.world.objects(module.generator.get_state())]
@@ -69,12 +69,14 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     module.saved_random_states = [saved.cpu() for saved in state["generators"]]
     if module.generator is not None:  # sharded weights are taken back after the fit has begun
         module.generator = random_stream(module)
-    put_back_base(module, checkpoint)
+    check_bases(module, checkpoint)
     check_weights(module, checkpoint)
 
 
 def keep_frozen_apart(module: nn.Module) -> None:
-    """Let frozen roles be no part of a module's state, neither saved nor asked for."""
+    """Let frozen roles, and the frozen bases of adapters, be no part of a module's state, neither saved nor asked
+    for."""
+    keep_bases_apart(module)
     # torch leaves both untyped
     module.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
     module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
 from rlhf_lightning.modules.batching import (
     by_length,
     comparison_rows,
@@ -84,6 +84,7 @@ class RewardModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of prompts
         self.save_hyperparameters(ignore=["reward_model", "optimizer"])
+        keep_bases_apart(self)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
         self._reward_model_factory = reward_model
@@ -157,12 +158,12 @@ class RewardModule(L.LightningModule):
         return {"loss": loss}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Beside an adapter, leave out what is frozen."""
-        leave_out_base(self, checkpoint)
+        """Beside an adapter, note which base it belongs to."""
+        note_bases(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
-        put_back_base(self, checkpoint)
+        check_bases(self, checkpoint)
         check_weights(self, checkpoint)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:

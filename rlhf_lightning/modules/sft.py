@@ -21,7 +21,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
 from rlhf_lightning.modules.batching import micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -76,6 +76,7 @@ class SFTModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of unequal token counts
         self.save_hyperparameters(ignore=["policy", "optimizer"])
+        keep_bases_apart(self)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise UserError(f"module.micro_batch_size={micro_batch_size} must be at least 1")
         self._policy_factory = policy
@@ -150,12 +151,12 @@ class SFTModule(L.LightningModule):
         return {"loss": total}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Beside an adapter, leave out what is frozen."""
-        leave_out_base(self, checkpoint)
+        """Beside an adapter, note which base it belongs to."""
+        note_bases(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
-        put_back_base(self, checkpoint)
+        check_bases(self, checkpoint)
         check_weights(self, checkpoint)
 
     def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:
