@@ -5,6 +5,7 @@ from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
+from rlhf_lightning.models.fidelity import outputs
 from rlhf_lightning.models.fingerprints import base_fingerprint, keep_base_fingerprints, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, generate
@@ -66,6 +67,7 @@ __all__ = [
     "loaded_by_first",
     "measure",
     "model_size",
+    "outputs",
     "save_model_folder",
     "score_texts",
     "shard",

@@ -28,7 +28,7 @@ def base_fingerprint(model: nn.Module) -> str:
     if kept is not None:
         return str(kept)
     heads = ("score.", "lm_head.", "embed_out.")  # a causal and a scalar model of one base differ in them
-    return _fingerprint({name: w for name, w in base_weights(model).items() if not name.startswith(heads)})
+    return _fingerprint({name: w for name, w in base_weights(model.state_dict()).items() if not name.startswith(heads)})
 
 
 def keep_base_fingerprints(model: nn.Module) -> None:

@@ -49,7 +49,7 @@ def _shared_reward(common: dict[str, Any]) -> SharedReward:
     for name, weight in scalar.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)  # an adapter that acts
-    scalar.head.weight.data.mul_(1.001)  # a head as it was drawn is refused
+    scalar.head.weight.data.mul_(1.01)  # a head as it was drawn is refused
     torch.set_rng_state(before)
     folder = save_model_folder(scalar, Encoder.from_pretrained(common["name"]), tempfile.mkdtemp(dir="."))
     return SharedReward(name=str(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapted import roles_of
 from stage_runs import ppo_data, ppo_module
 from watching import Watch, result, trainer
 
@@ -29,11 +28,10 @@ def cell(
 ) -> dict[str, Any]:
     """Two iterations of PPO in a cell of the capability table."""
     optimizers: dict[str, Any] = {"AdamW": None, "Muon": Muon, "adamw8bit": adamw8bit}
+    adapter = (ADAPTER if lora is True else lora) or None
     module = ppo_module(
         model,
-        **roles_of(
-            model, lora=(ADAPTER if lora is True else lora) or None, quantization=quantization, roles=roles, **own
-        ),
+        adapted={"lora": adapter, "quantization": quantization, "roles": roles, **own},
         max_grad_norm=0.5 if clipping else None,
         optimizer=optimizers[optimizer],
     )

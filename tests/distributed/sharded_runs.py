@@ -77,7 +77,7 @@ def memory(*, world: int, strategy: str, model: str, files: dict[str, str], **ad
     with contextlib.ExitStack() as patches:
         for kind in kinds:
             patches.enter_context(mock.patch.object(kind, "from_pretrained", counted(kind.from_pretrained)))
-        trainer(strategy, world, held).fit(ppo_module(model, **adapted), ppo_data(model, files, iterations=2))
+        trainer(strategy, world, held).fit(ppo_module(model, adapted=adapted), ppo_data(model, files, iterations=2))
     return held.bytes | {"reads": reads}
 
 
@@ -113,5 +113,5 @@ class Sent(L.Callback):
 def traffic(*, world: int, strategy: str, model: str, files: dict[str, str], **adapted: Any) -> dict[str, int]:
     """What FSDP2 sends in an iteration of PPO-ptx whose responses may have 6 tokens."""
     sent = Sent()
-    trainer(strategy, world, sent).fit(ppo_module(model, **adapted), ppo_data(model, files, iterations=2))
+    trainer(strategy, world, sent).fit(ppo_module(model, adapted=adapted), ppo_data(model, files, iterations=2))
     return dict(sent.bytes)

@@ -92,11 +92,10 @@ class Reproducible(PPOModule):
 
 
 def ppo_module(
-    model: str, *, cls: type[PPOModule] = PPOModule, lora: Any = None, roles: str = "separate", **options: Any
+    model: str, *, cls: type[PPOModule] = PPOModule, adapted: dict[str, Any] | None = None, **options: Any
 ) -> PPOModule:
-    made = {} if "policy" in options else roles_of(model, lora=lora, roles=roles)
     settings: dict[str, Any] = {
-        **made,
+        **roles_of(model, **(adapted or {})),
         "encoder": Encoder.from_pretrained(model),
         "max_new_tokens": 6,
         "minibatch_size": 4,
@@ -128,7 +127,7 @@ def ppo_data(model: str, files: dict[str, str], **options: Any) -> PromptDataMod
 
 def ppo(*, world: int, strategy: str, model: str, files: dict[str, str], **adapted: Any) -> dict[str, Any]:
     """Three iterations of PPO-ptx with two epochs of two minibatches, and a validation."""
-    module = ppo_module(model, cls=Reproducible, **adapted)
+    module = ppo_module(model, cls=Reproducible, adapted=adapted)
     watch = Watch()
     trainer(strategy, world, watch).fit(module, ppo_data(model, files, validation=files["validation"]))
     rollouts = [output["rollout"] for output in watch.outputs]

@@ -48,7 +48,7 @@ def resumable(
         PolicyEMA(decay=0.9),
         watch,
     ]
-    module = ppo_module(model, **adapted)
+    module = ppo_module(model, adapted=adapted)
     torch.manual_seed(99 if resume else 17)  # whatever the process did before must not matter
     with contextlib.suppress(Crashed):
         trainer(strategy, world, *callbacks, *([Crash(crash)] if crash else [])).fit(
