@@ -9,6 +9,7 @@ import torch
 from adapted import adapter_of, roles_of
 from watching import Watch, result, trainer
 
+from rlhf_lightning.callbacks import HuggingFaceExport
 from rlhf_lightning.data import ComparisonDataModule, DemonstrationDataModule, Encoder, PromptBatch, PromptDataModule
 from rlhf_lightning.models import Generation, generate, load_causal_lm, load_scalar_model, whole
 from rlhf_lightning.modules import PPOModule, RewardModule, SFTModule
@@ -37,15 +38,15 @@ def sft(
     return result(watch)
 
 
-def packed(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
+def packed(*, world: int, strategy: str, model: str, files: dict[str, str], lora: Any = None) -> dict[str, Any]:
     """The same with several demonstrations in a row, of which ranks get different numbers."""
-    return sft(world=world, strategy=strategy, model=model, files=files, packing=64)
+    return sft(world=world, strategy=strategy, model=model, files=files, lora=lora, packing=64)
 
 
 def reward(
-    *, world: int, strategy: str, model: str, files: dict[str, str], lora: Any = None, **options: Any
+    *, world: int, strategy: str, model: str, files: dict[str, str], lora: Any = None, folder: str = "", **options: Any
 ) -> dict[str, Any]:
-    """Three steps of 8 prompts with 2 to 4 completions, and the bias."""
+    """Three steps of 8 prompts with 2 to 4 completions, and the bias; a model folder, if one is named."""
     module = RewardModule(
         reward_model=lambda: load_scalar_model(name=model, head="new", lora=adapter_of(lora)),
         learning_rate=3e-4,
@@ -61,8 +62,10 @@ def reward(
         batch_size=8,
     )
     watch = Watch()
-    trainer(strategy, world, watch, max_steps=3).fit(module, data)
-    return result(watch) | {"head": whole(module.reward_model.head.weight.detach())}
+    export = [HuggingFaceExport(folder=folder, role="reward_model")] if folder else []
+    trainer(strategy, world, watch, *export, max_steps=3).fit(module, data)
+    head = whole(module.reward_model.head.weight.detach())
+    return result(watch) | {"head": head, "folder": folder}
 
 
 class Reproducible(PPOModule):
@@ -125,10 +128,14 @@ def ppo_data(model: str, files: dict[str, str], **options: Any) -> PromptDataMod
     return PromptDataModule(**settings | options)
 
 
-def ppo(*, world: int, strategy: str, model: str, files: dict[str, str], **adapted: Any) -> dict[str, Any]:
+def ppo(
+    *, world: int, strategy: str, model: str, files: dict[str, str], folder: str = "", **adapted: Any
+) -> dict[str, Any]:
     """Three iterations of PPO-ptx with two epochs of two minibatches, and a validation."""
     module = ppo_module(model, cls=Reproducible, adapted=adapted)
     watch = Watch()
-    trainer(strategy, world, watch).fit(module, ppo_data(model, files, validation=files["validation"]))
+    export = [HuggingFaceExport(folder=folder)] if folder else []
+    trainer(strategy, world, watch, *export).fit(module, ppo_data(model, files, validation=files["validation"]))
     rollouts = [output["rollout"] for output in watch.outputs]
-    return result(watch) | {"responses": [r.responses for r in rollouts], "prompts": [r.prompts for r in rollouts]}
+    found = {"responses": [r.responses for r in rollouts], "prompts": [r.prompts for r in rollouts]}
+    return result(watch) | found | {"folder": folder}
