@@ -16,6 +16,7 @@ from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_scr
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.launching import processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
+from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import REQUEUE, check_file, newest_checkpoint
 
@@ -53,7 +54,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         if checkpoint is not None:
             put_aside(run_dir / "csv")
     data = instantiate(config.data)
-    module = instantiate(config.module)
+    with reward_of_first(rank(), strategy_name(config.trainer.strategy) == "fsdp2"):
+        module = instantiate(config.module)
     callbacks = [instantiate(node) for node in (config.get("callbacks") or {}).values() if node is not None]
     loggers = [instantiate(node) for node in (config.get("logger") or {}).values() if node is not None]
     if not config.trainer.enable_progress_bar:

@@ -22,7 +22,7 @@ from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, w
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
-from rlhf_lightning.models.skeletons import from_first, loaded_by_first
+from rlhf_lightning.models.skeletons import from_first, loaded_by_first, reward_of_first
 from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 
@@ -68,6 +68,7 @@ __all__ = [
     "measure",
     "model_size",
     "outputs",
+    "reward_of_first",
     "save_model_folder",
     "score_texts",
     "shard",

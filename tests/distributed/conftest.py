@@ -90,7 +90,6 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 ADAPTED: dict[str, dict[str, Any]] = {
     "sft-lora": {"model": "gpt2", "lora": ADAPTER},
-    "packed-lora": {"model": "llama", "lora": ADAPTER},
     "reward-lora": {"model": "llama", "lora": ADAPTER},
     "ppo-lora": {"model": "gpt2", "lora": ADAPTER},
     "ppo-shared": {"model": "llama", **ON_ONE_BASE},
@@ -124,7 +123,11 @@ def plan(causal_lm_folders: dict[str, Path], files: dict[str, str]) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def trained(
+    plan: Callable[..., dict[str, Any]],
+    reward_model_folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Loaded:
     """Every stage trained by one process and by two, ``trained(name, rank)``; four launches for all tests."""
     out = tmp_path_factory.mktemp("trained")
 
@@ -151,6 +154,9 @@ def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPa
         ]
     together += [plan(f"{name}-fsdp2", name, "fsdp2", model="gpt2") for name in ("memory", "traffic")]
     together += [plan(f"{name}-shared", name, "fsdp2", model="gpt2", **ON_ONE_BASE) for name in ("memory", "traffic")]
+    scored = {"model": "gpt2", "reward": str(reward_model_folders["gpt2"])}
+    alone += [plan("scored-one", "memory", "auto", **scored)]
+    together += [plan("scored-fsdp2", "memory", "fsdp2", **scored)]
     finish([*start(1, alone, out / "all"), *start(2, together, out / "all")])
     # Each goes on from what the other number of processes left.
     fewer = [survivor("two-to-one", how, out / f"two-{SAVED[how]}", resume=True, iterations=5) for how in SAVED]

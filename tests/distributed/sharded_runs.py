@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 from unittest import mock
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from stage_runs import ppo_data, ppo_module
+from stage_runs import Reproducible, ppo_data, ppo_module
 from torch import Tensor
 from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
-from watching import state, trainer
+from watching import Watch, state, trainer
 
 from rlhf_lightning.data import DemonstrationDataModule, Encoder
-from rlhf_lightning.models import generate, load_causal_lm
+from rlhf_lightning.models import RewardModelScorer, generate, load_causal_lm, reward_of_first
 from rlhf_lightning.modules import SFTModule
 
 
@@ -61,8 +62,11 @@ class Memory(L.Callback):
         self.bytes = {name: sum(t.numel() * t.element_size() for t in held) for name, held in local.items()}
 
 
-def memory(*, world: int, strategy: str, model: str, files: dict[str, str], **adapted: Any) -> dict[str, int]:
-    """Bytes of the roles of PPO by kind, and how often this process read weights."""
+def memory(
+    *, world: int, strategy: str, model: str, files: dict[str, str], reward: str = "", **adapted: Any
+) -> dict[str, Any]:
+    """Bytes of the roles of PPO by kind, how often this process read weights, and the metrics; with the folder of a
+    reward model, it is the reward."""
     held, reads = Memory(), 0
 
     def counted(read: Any) -> Any:
@@ -77,8 +81,14 @@ def memory(*, world: int, strategy: str, model: str, files: dict[str, str], **ad
     with contextlib.ExitStack() as patches:
         for kind in kinds:
             patches.enter_context(mock.patch.object(kind, "from_pretrained", counted(kind.from_pretrained)))
-        trainer(strategy, world, held).fit(ppo_module(model, adapted=adapted), ppo_data(model, files, iterations=2))
-    return held.bytes | {"reads": reads}
+        own: dict[str, Any] = {}
+        if reward:
+            with reward_of_first(int(os.environ["RANK"]), strategy == "fsdp2"):  # as rlhf-train does
+                own["reward"] = RewardModelScorer(name=reward)
+        module = ppo_module(model, cls=Reproducible, adapted=adapted, **own)
+        watch = Watch()
+        trainer(strategy, world, held, watch).fit(module, ppo_data(model, files, iterations=2))
+    return held.bytes | {"reads": reads, "steps": watch.steps, "reward": module.reward_fingerprint}
 
 
 class Sent(L.Callback):

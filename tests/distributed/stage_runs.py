@@ -38,9 +38,9 @@ def sft(
     return result(watch)
 
 
-def packed(*, world: int, strategy: str, model: str, files: dict[str, str], lora: Any = None) -> dict[str, Any]:
+def packed(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
     """The same with several demonstrations in a row, of which ranks get different numbers."""
-    return sft(world=world, strategy=strategy, model=model, files=files, lora=lora, packing=64)
+    return sft(world=world, strategy=strategy, model=model, files=files, packing=64)
 
 
 def reward(

@@ -69,6 +69,15 @@ def test_weights_are_read_once_for_all_processes(trained: Trained) -> None:
     assert [trained("memory-fsdp2", rank)["reads"] for rank in (0, 1)] == [2, 0]
 
 
+def test_the_reward_model_is_read_once_too(trained: Trained) -> None:
+    one, two = trained("scored-one"), [trained("scored-fsdp2", rank) for rank in (0, 1)]
+    assert one["reads"] == 3
+    assert [found["reads"] for found in two] == [3, 0]
+    assert one["reward"] == two[0]["reward"] == two[1]["reward"]
+    for mine, other in zip(one["steps"], two[0]["steps"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-5, rel=1e-5)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_plan_of_two_processes_is_what_they_hold(
     trained: Trained, planned: tuple[str, PlannedRun], rank: int
