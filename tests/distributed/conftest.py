@@ -157,7 +157,7 @@ def trained(
     scored = {"model": "gpt2", "reward": str(reward_model_folders["gpt2"])}
     alone += [plan("scored-one", "memory", "auto", **scored)]
     together += [plan("scored-fsdp2", "memory", "fsdp2", **scored)]
-    finish([*start(1, alone, out / "all"), *start(2, together, out / "all")])
+    finish([*start(1, alone, out / "all"), *start(2, together, out / "all")], limit=480)
     # Each goes on from what the other number of processes left.
     fewer = [survivor("two-to-one", how, out / f"two-{SAVED[how]}", resume=True, iterations=5) for how in SAVED]
     more = [survivor("one-to-two", SAVED[how], out / f"one-{how}", resume=True) for how in SAVED]
