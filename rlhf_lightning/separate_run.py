@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import environment_of_user
