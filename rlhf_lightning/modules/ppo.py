@@ -25,16 +25,12 @@ from rlhf_lightning.modules.experience import (
     response_values,
     score_responses,
 )
-from rlhf_lightning.modules.optimization import (
-    OptimizerFactory,
-    adamw,
-    check_trainer,
-    lr_scheduler,
-    parameter_groups,
-)
+from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
-from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, rank_seed, restore_state, save_state
+from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import update
+from rlhf_lightning.modules.randomness import part_streams, rank_seed
+from rlhf_lightning.modules.stopping import StopTogether
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
 from rlhf_lightning.modules.world import World
 
@@ -180,19 +176,20 @@ class PPOModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_callbacks(self) -> StopTogether:
+        """Processes that train together stop together."""
+        return StopTogether()
+
     def on_fit_start(self) -> None:
         """Modes, devices and the source of randomness; a resumed run goes on with the saved one."""
         self.train()
         checks.check_roles(self.policy, self.reference, self.value, self.reward, self.encoder)
-        check_context(
-            self.policy,
-            getattr(self.trainer, "datamodule", None),
-            new_tokens=self.max_new_tokens,
-            key="max_prompt_length",
-        )
+        data = getattr(self.trainer, "datamodule", None)
+        check_context(self.policy, data, new_tokens=self.max_new_tokens, key="max_prompt_length")
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
         self.generator = random_stream(self)
+        part_streams(self.world)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,7 @@ from rlhf_lightning.errors import CheckpointError
 from rlhf_lightning.models import base_fingerprint, has_adapters, weights_fingerprint
 from rlhf_lightning.modules.adapter_checkpoints import check_bases, keep_bases_apart, note_bases
 from rlhf_lightning.modules.compatibility import check_weights
+from rlhf_lightning.modules.randomness import rank_seed
 
 if TYPE_CHECKING:
     from rlhf_lightning.modules.ppo import PPOModule
@@ -100,13 +100,6 @@ def random_stream(module: PPOModule) -> torch.Generator:
     if module.world.rank < len(module.saved_random_states):
         generator.set_state(module.saved_random_states[module.world.rank])
     return generator
-
-
-def rank_seed(seed: int, rank: int) -> int:
-    """A seed of its own for every rank; rank 0 keeps the given one."""
-    if rank == 0:
-        return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{rank}".encode(), digest_size=7).digest(), "big")
 
 
 def reference_fingerprint(reference: nn.Module) -> str:

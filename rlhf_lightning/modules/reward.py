@@ -41,6 +41,8 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
+from rlhf_lightning.modules.randomness import part_streams
+from rlhf_lightning.modules.stopping import StopTogether
 from rlhf_lightning.modules.world import World
 
 
@@ -127,9 +129,14 @@ class RewardModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_callbacks(self) -> StopTogether:
+        """Processes that train together stop together."""
+        return StopTogether()
+
     def on_fit_start(self) -> None:
-        """Lightning leaves a model that was loaded in eval mode there."""
+        """Lightning leaves a model that was loaded in eval mode there; dropout of each rank is its own."""
         self.train()
+        part_streams(self.world)
         check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
