@@ -19,7 +19,7 @@ from rlhf_lightning.data import (
     data_card,
 )
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import RunRecord, export_model, is_sharded, whole_state
+from rlhf_lightning.models import RunRecord, export_model, is_sharded, outputs, whole_state
 from rlhf_lightning.modules import run_record
 
 log = logging.getLogger(__name__)
@@ -71,10 +71,13 @@ class HuggingFaceExport(L.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it without declaring it
             return
         model = getattr(pl_module, self.role)
-        weights = whole_state(model) if is_sharded(model) else None  # every process has a part of them
+        encoder = _encoder(trainer, pl_module)
+        parts: dict[str, Any] = {}
+        if is_sharded(model):  # every process has a part of the weights, and all must take part in a pass
+            parts = {"weights": whole_state(model), "trained": outputs(model, encoder)}
         if trainer.is_global_zero:
             record = self._record(trainer, pl_module)
-            done = export_model(model, _encoder(trainer, pl_module), self.folder, record=record, weights=weights)
+            done = export_model(model, encoder, self.folder, record=record, **parts)
             log.info("%s: %s", self.folder, done.comparison)
 
     def _record(self, trainer: L.Trainer, pl_module: L.LightningModule) -> RunRecord:

@@ -14,12 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rlhf_lightning.callbacks.episodes import iterations_done
-from rlhf_lightning.callbacks.preemption import Preemption
+from rlhf_lightning.callbacks.preemption import Notice, Preemption
 from rlhf_lightning.callbacks.random_state import capture_random_state, restore_random_state
 from rlhf_lightning.callbacks.resume_point import settle
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules import World
-from rlhf_lightning.modules.checkpoints import REQUEUE, checkpoint_name, complete_checkpoints
+from rlhf_lightning.modules.checkpoints import checkpoint_name, complete_checkpoints
 
 PARTIAL = re.compile(r"\.iteration-\d{6,}\.ckpt\.partial")
 
@@ -42,7 +42,8 @@ class IterationCheckpoint(Checkpoint):
     order of data are then exact; the random streams of a process that is new begin anew.
 
     On SIGTERM (a machine is taken away, a time limit comes near) the iteration is brought to its end, saved, and the
-    process leaves with code 75, which asks to be started again.
+    process leaves with code 75, which asks to be started again. A job of submitit hears SIGUSR2 instead, and puts
+    itself back into the queue behind the save; SIGTERM has it save and go on.
 
     Args:
         folder: where to.
@@ -108,14 +109,16 @@ class IterationCheckpoint(Checkpoint):
     ) -> None:
         """Save here and nowhere else: the counters of Lightning's loops then stand behind this batch and before
         everything else. At the end of an epoch that was stopped early they would claim the epoch to be over."""
-        preempted = self._preemption.of_any_rank(World.of(trainer))
-        stops = preempted or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-        if trainer.is_last_batch or stops or iterations_done(trainer) % self.every == 0:
+        world = World.of(trainer)
+        notice = self._preemption.of_any_rank(world)
+        stops = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if notice or trainer.is_last_batch or stops or iterations_done(trainer) % self.every == 0:
             self._save(trainer)
-        if preempted:
-            rank_zero_warn(f"SIGTERM: saved iteration {iterations_done(trainer)}; leaving with code {REQUEUE}")
-            # The others' code is 0: what starts several processes takes any other for a failure, and kills the rest.
-            raise SystemExit(REQUEUE if trainer.is_global_zero else 0)
+        if notice:
+            does = "leaving, to be started again" if notice is Notice.LEAVE else "going on"
+            rank_zero_warn(f"a signal to end came: saved iteration {iterations_done(trainer)}; {does}")
+        if notice is Notice.LEAVE:
+            self._preemption.leave(world)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave signals as they were found."""

@@ -24,20 +24,37 @@ WHOLE_PIPELINE = "this experiment describes a whole pipeline; run it with rlhf-p
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
 
 _failures: list[Exception] = []
+_script: dict[str, bool] = {}  # of this process, while it runs one: whether its user asked for tracebacks
 
 
 def reported(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Keep a task's mendable error for :func:`run_script`, which prints it as one line; Hydra would add its own."""
+    """Keep a task's mendable error for :func:`run_script`, which prints it as one line; Hydra would add its own.
+
+    In a process that runs no script, such as a job of a launcher, the error is raised: Hydra takes it to the script.
+    """
 
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
         try:
             return task(config)
         except MENDABLE as error:
-            _failures.append(error)
+            _keep(error)
             return None
 
     return run
+
+
+def _keep(error: Exception) -> None:
+    # A function by itself: a launcher takes a task to its job by value, with what it knows of this module.
+    if not _script:
+        raise error
+    _failures.append(error)
+
+
+def environment_of_user() -> dict[str, str]:
+    """The environment without what :func:`run_script` has set, for a command that reports its errors by itself."""
+    hidden = TRACEBACK if _script and not _script["asked"] else None
+    return {name: value for name, value in os.environ.items() if name != hidden}
 
 
 def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: str) -> None:
@@ -58,6 +75,7 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
     asked = os.environ.get(TRACEBACK) == "1" and rank() == 0
     os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
     _failures.clear()
+    _script["asked"] = asked
     try:
         app()
         if _failures:
@@ -73,6 +91,7 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         print(f"{name}: interrupted; the last complete checkpoint is kept", file=sys.stderr)
         sys.exit(130)
     finally:
+        _script.clear()
         if not asked:
             os.environ.pop(TRACEBACK, None)
 
@@ -101,6 +120,8 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
     unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if "hydra/launcher/submitit" in str(error):
+        return "hydra/launcher needs submitit: pip install rlhf-lightning[submitit]"
     if unknown and "@steps." in unknown.group(1) and config_name == "train":
         return WHOLE_PIPELINE
     if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):

@@ -21,7 +21,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
-from rlhf_lightning.train import quieten, train_stage
+from rlhf_lightning.separate_run import check_one_node, has_processes, train_separately
+from rlhf_lightning.train import check_combination, quieten, train_stage
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -48,13 +49,7 @@ def run_pipeline(config: DictConfig) -> Path:
         unknown = [name for name in config[key] if name not in config.steps]
         if unknown:
             raise UserError(f"{key}: there is no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
-    for name, step in config.steps.items():
-        trainer = {} if step is None else step.get("trainer") or {}
-        if trainer.get("devices", 1) != 1 or trainer.get("num_nodes", 1) != 1:
-            raise UserError(
-                f"steps.{name}.trainer.devices={trainer.get('devices')}: rlhf-pipeline runs its steps one after the "
-                "other in one process; set it to 1, or run the stages by themselves with rlhf-train"
-            )
+    check_stages(config)
     for name in config.order:
         if config.steps[name] is None or name in config.skip:
             continue
@@ -89,6 +84,29 @@ def run_pipeline(config: DictConfig) -> Path:
     return run_dir / "report.md"
 
 
+def check_stages(config: DictConfig) -> None:
+    """Refuse stages that cannot train as they are configured, before the first one does.
+
+    Raises:
+        UserError: names the step.
+    """
+    for name in config.order:
+        step = config.steps[name]
+        if step is None or name in config.skip or "module" not in step:
+            continue
+        if isinstance(step.strategy, str):
+            raise UserError(
+                f"steps.{name}.strategy={step.strategy}: a strategy is chosen from its group; "
+                f"give strategy@steps.{name}.strategy={step.strategy}"
+            )
+        try:
+            check_combination(step)
+        except UserError as error:
+            raise UserError(f"steps.{name}: {error}") from error
+        if has_processes(step):
+            check_one_node(f"steps.{name}", step)
+
+
 def check_inputs(config: DictConfig, name: str) -> None:
     """Refuse a step that reads the output of one that was left out. A model that is not there is only not compared.
 
@@ -115,14 +133,15 @@ def step_folder(config: DictConfig, name: str) -> Path:
 
 
 def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run one step in its folder and mark it done."""
+    """Run one step in its folder and mark it done. A stage that trains with several processes is a command of its own;
+    everything else happens in this process."""
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     if "module" in step:
         with open_dict(step):
             step.run_dir = str(folder)
             step.resume = "auto"
-        metrics: Any = train_stage(step)
+        metrics: Any = train_separately(step, folder.name) if has_processes(step) else train_stage(step)
     else:
         metrics = instantiate(step, out=folder) or {}
     done = {"metrics": metrics, "seconds": round(time.perf_counter() - started, 2)}

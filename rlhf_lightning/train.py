@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -16,8 +17,10 @@ from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_scr
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.launching import processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
+from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
-from rlhf_lightning.modules.checkpoints import REQUEUE, check_file, newest_checkpoint
+from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
+from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ log = logging.getLogger(__name__)
 def train_stage(config: DictConfig) -> dict[str, float]:
     """Train the stage that ``config`` describes (one of ``conf/stage/``, composed); returns its last metrics.
 
-    Checkpoints, logs and the model folder go to ``config.run_dir``.
+    Checkpoints, logs, the metrics and the model folder go to ``config.run_dir``.
 
     Raises:
         UserError: anything that can be known to fail, before training starts.
@@ -53,7 +56,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         if checkpoint is not None:
             put_aside(run_dir / "csv")
     data = instantiate(config.data)
-    module = instantiate(config.module)
+    with reward_of_first(rank(), strategy_name(config.trainer.strategy) == "fsdp2"):
+        module = instantiate(config.module)
     callbacks = [instantiate(node) for node in (config.get("callbacks") or {}).values() if node is not None]
     loggers = [instantiate(node) for node in (config.get("logger") or {}).values() if node is not None]
     if not config.trainer.enable_progress_bar:
@@ -65,13 +69,16 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     except CheckpointError as error:
         raise UserError(f"{checkpoint}: {error}") from error
     except SystemExit as leaving:
-        if trainer.interrupted and leaving.code not in (REQUEUE, 0):  # Ctrl-C, which Lightning gives a code of its own
+        if trainer.interrupted and leaving.code == 1:  # Lightning's code for Ctrl-C
             raise KeyboardInterrupt from None
         raise
     finally:
         if rank() == 0:
             join_sessions(run_dir / "csv")
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if rank() == 0:
+        (run_dir / METRICS).write_text(json.dumps(metrics, indent=1))
+    return metrics
 
 
 def resume_from(resume: str | None, run_dir: Path) -> Path | None:
@@ -128,7 +135,8 @@ def quieten() -> None:
 def _app(config: DictConfig) -> Any:
     if "steps" in config:
         raise UserError(WHOLE_PIPELINE)
-    metrics = train_stage(config)
+    check_job(config.resume)
+    metrics = train_separately(config, "the run") if in_local_job() and has_processes(config) else train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
     if rank() == 0:
         log.info("finished: %s", shown)

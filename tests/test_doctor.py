@@ -145,11 +145,18 @@ def test_a_plan_that_does_not_fit_says_what_does(run: Run, weightless: str) -> N
 
 
 def test_a_plan_does_not_recommend_what_is_refused(run: Run, weightless: str) -> None:
-    code, printed = run(*PLAN, weightless, "model/lora=default", "devices=2", "device_memory=1KB")
+    quantised = ("model/lora=default", "model/quantization=nf4")
+    code, printed = run(*PLAN, weightless, *quantised, "devices=2", "device_memory=1KB")
     assert code == 1
-    assert "fsdp2 is not possible: a checkpoint of an adapter" in printed
+    assert "fsdp2 is not possible: the packed weights" in printed
     assert "strategy=fsdp2 on" not in printed
     assert printed.count("refused") == 4  # on 2, 4, 8 and 16 devices
+
+
+def test_a_plan_shards_adapters(run: Run, weightless: str) -> None:
+    code, printed = run(*PLAN, weightless, "model/lora=default", "strategy=fsdp2", "devices=2", "device_memory=1GB")
+    assert code == 0
+    assert "refused" not in printed and "not possible" not in printed
 
 
 @pytest.mark.parametrize(

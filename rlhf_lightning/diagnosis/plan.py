@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -48,8 +49,12 @@ def run_of(
     if shared:
         if not policy.keywords.get("lora"):
             raise UserError("run.roles=shared trains an adapter on a frozen base: set model/lora=default")
-        memory |= {"value": adapter_size(size), "reward": adapter_size(size)}
-        read = dict.fromkeys(("policy", "reference", "value", "reward"), size)
+        one = adapter_size(size)
+        memory |= {"value": one, "reward": one}
+        # Whoever gathers the base gathers all adapters on it.
+        weights, block = size.weight_bytes + 2 * one.weight_bytes, size.block_bytes + 2 * one.block_bytes
+        gathered = dataclasses.replace(size, weight_bytes=weights, block_bytes=block)
+        read = dict.fromkeys(("policy", "reference", "value", "reward"), gathered)
     elif stage != "sft":
         settings = policy.keywords | ({} if reward is None else {"name": reward})
         scalar = size_of_factory(functools.partial(load_scalar_model, **settings))

@@ -7,7 +7,8 @@ from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.engines import NativeEngine, generate
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
-from rlhf_lightning.models.fingerprints import base_fingerprint, weights_fingerprint
+from rlhf_lightning.models.fidelity import outputs
+from rlhf_lightning.models.fingerprints import base_fingerprint, keep_base_fingerprints, weights_fingerprint
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, RolloutEngine
 from rlhf_lightning.models.heads import ScalarModel
@@ -23,7 +24,7 @@ from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, w
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
-from rlhf_lightning.models.skeletons import from_first, loaded_by_first
+from rlhf_lightning.models.skeletons import from_first, loaded_by_first, reward_of_first
 from rlhf_lightning.models.training import trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 
@@ -64,11 +65,14 @@ __all__ = [
     "ignored_sampling_settings",
     "is_quantized",
     "is_sharded",
+    "keep_base_fingerprints",
     "load_causal_lm",
     "load_scalar_model",
     "loaded_by_first",
     "measure",
     "model_size",
+    "outputs",
+    "reward_of_first",
     "save_model_folder",
     "score_texts",
     "shard",

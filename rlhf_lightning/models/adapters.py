@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.lora import ADAPTER, acting, activate, has_adapters, require_peft
+from rlhf_lightning.models.lora import ADAPTER, acting, activate, beside, has_adapters, require_peft
 from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.quiet import quiet_transformers
 from rlhf_lightning.models.token_rows import foreign_rows
@@ -22,7 +23,14 @@ _PEFT = "base_model.model."
 _LEARNED = ("lora_", "modules_to_save.", "trainable_tokens_")
 
 
-def save_adapter(model: Any, folder: str | Path, *, head: str | None = None, adapter: str = ADAPTER) -> None:
+def save_adapter(
+    model: Any,
+    folder: str | Path,
+    *,
+    head: str | None = None,
+    adapter: str = ADAPTER,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write an adapter as peft reads it: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
     Args:
@@ -30,12 +38,14 @@ def save_adapter(model: Any, folder: str | Path, *, head: str | None = None, ada
         folder: where to.
         head: a module that was trained in full, such as a scalar head; peft puts it in place of the base's.
         adapter: its name.
+        weights: the model's state in full, where its own is sharded.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.get_adapter_state_dict(adapter)
+    own = dict(model.state_dict() if weights is None else weights)
+    state = model.get_adapter_state_dict(adapter, state_dict=own)
     if head is not None:
-        state |= {f"{head}.{name}": weight for name, weight in model.get_submodule(head).state_dict().items()}
+        state |= {name: weight for name, weight in own.items() if name.startswith(f"{head}.")}
     config = copy.deepcopy(model.peft_config[adapter])
     config.inference_mode = True
     if head is not None:
@@ -75,7 +85,8 @@ def load_adapter(model: Any, folder: str | Path, *, adapter: str, head: nn.Linea
     config.inference_mode = False
     before = acting(model) if has_adapters(model) else {}
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.add_adapter(config, adapter)
+    with beside(model):
+        model.add_adapter(config, adapter)
     others, aliases = foreign_rows(model, state)
     outcome = peft.set_peft_model_state_dict(model, state | others, adapter_name=adapter)
     unknown = [key for key in outcome.unexpected_keys if key.removesuffix(f".{adapter}") not in others]
@@ -92,7 +103,7 @@ def load_adapter(model: Any, folder: str | Path, *, adapter: str, head: nn.Linea
         parameter.requires_grad_(flags.get(name, False))
 
 
-def merged(model: Any, folder: str | Path) -> Any:
+def merged(model: Any, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> Any:
     """A plain model, on the CPU, with the adapter in ``folder`` added to its weights: ``W + (α / r) B A``.
 
     A quantised base is loaded anew in full precision, since adding to 8-bit weights would round the update away.
@@ -100,6 +111,7 @@ def merged(model: Any, folder: str | Path) -> Any:
     Args:
         model: the model that the adapter was trained on.
         folder: of the adapter.
+        weights: the model's state in full, where its own is sharded.
 
     Raises:
         UserError: a quantised base that cannot be loaded anew.
@@ -115,16 +127,18 @@ def merged(model: Any, folder: str | Path) -> Any:
         with quiet_transformers():
             plain = again()
     else:
-        plain = plain_copy(model)
+        plain = plain_copy(model, weights)
     with quiet_transformers(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's own
         whole = peft.PeftModel.from_pretrained(plain, str(folder))
         return whole.merge_and_unload(safe_merge=True)
 
 
-def plain_copy(model: Any) -> Any:
-    """The frozen base of a model with adapters as a model of its own, on the CPU."""
-    state = {name: weight.detach().cpu().clone() for name, weight in base_weights(model).items()}
+def plain_copy(model: Any, weights: Mapping[str, Tensor] | None = None) -> Any:
+    """The frozen base of a model with adapters as a model of its own, on the CPU; ``weights`` as in
+    :func:`merged`."""
+    base = base_weights(model.state_dict() if weights is None else weights)
+    state = {name: weight.detach().cpu().clone() for name, weight in base.items()}
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
         plain = type(model)(config)
@@ -147,13 +161,9 @@ def _copy_constants(model: nn.Module, plain: nn.Module) -> None:
             plain.get_submodule(parent).register_buffer(last, own[name].detach().cpu().clone(), persistent=False)
 
 
-def base_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights beneath the adapters, by the names that they have in a plain model."""
-    return {
-        _plain_name(name): weight
-        for name, weight in model.state_dict().items()
-        if not any(part in name for part in _LEARNED)
-    }
+def base_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the state of a model, the weights beneath the adapters, by the names that they have in a plain model."""
+    return {_plain_name(name): weight for name, weight in state.items() if not any(part in name for part in _LEARNED)}
 
 
 def _plain_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rlhf_lightning.data import Encoder
 from rlhf_lightning.models.adapters import merged, save_adapter
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.card_files import keep_cards, write_cards
-from rlhf_lightning.models.fidelity import Difference, check_written, output_difference
+from rlhf_lightning.models.fidelity import Difference, check_written, difference, outputs
 from rlhf_lightning.models.fingerprints import base_fingerprint
 from rlhf_lightning.models.heads import NEW_HEAD, ScalarModel
 from rlhf_lightning.models.lora import has_adapters
@@ -70,6 +70,7 @@ def export_model(
     max_shard_size: str = "5GB",
     record: RunRecord | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    trained: Sequence[Tensor] | None = None,
 ) -> Exported:
     """Write weights, configuration, tokenizer, chat template and a model card to ``folder``.
 
@@ -85,6 +86,8 @@ def export_model(
     Args:
         model, encoder, folder, merge, max_shard_size, weights: as in :func:`save_model_folder`.
         record: what the card tells of the run; ``None`` writes no card.
+        trained: what :func:`~rlhf_lightning.models.outputs` gives of the model, where it is sharded and one process
+            cannot run it.
 
     Raises:
         UserError: weights that are read back otherwise; a quantised base that cannot be loaded anew for merging.
@@ -98,26 +101,29 @@ def export_model(
     _name_special_tokens(plain, encoder)
     adapter = partial / "adapter" if merge else partial
     whole: Any = plain
-    difference: float | None = None
+    largest: float | None = None
     told: list[str] = []
+    prefix = "model." if scalar else ""
+    if weights is not None:
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
     if has_adapters(plain):
-        save_adapter(plain, adapter, head="score" if scalar else None)
+        save_adapter(plain, adapter, head="score" if scalar else None, weights=weights)
         known = {"fingerprint": base_fingerprint(plain), NEW_HEAD: getattr(plain.config, NEW_HEAD, None)}
         (adapter / BASE).write_text(json.dumps(known), encoding="utf-8")
         encoder.save(adapter)
         if merge:
-            whole = merged(plain, adapter)
+            trained = outputs(model, encoder) if trained is None else trained
+            whole = merged(plain, adapter, weights)
+            weights = None  # those of the merged model are its own
             _name_special_tokens(whole, encoder)
             if known[NEW_HEAD] is not None:
                 setattr(whole.config, NEW_HEAD, known[NEW_HEAD])
-            found = output_difference(model, ScalarModel(whole) if scalar else whole, encoder, scalar=scalar)
-            difference = found.largest
+            found = difference(trained, outputs(ScalarModel(whole) if scalar else whole, encoder))
+            largest = found.largest
             told.append(_told(found, plain, scalar))
     if merge:
         options: dict[str, Any] = {"max_shard_size": max_shard_size}
         if weights is not None:
-            prefix = "model." if scalar else ""
-            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
             options["state_dict"] = weights
         _save_weights(whole, partial, options)
         compared = check_written(whole.state_dict() if weights is None else weights, partial)
@@ -134,7 +140,7 @@ def export_model(
         shutil.rmtree(old)
     else:
         os.replace(partial, folder)
-    return Exported(folder, " ".join(told), difference)
+    return Exported(folder, " ".join(told), largest)
 
 
 def _told(found: Difference, trained: nn.Module, scalar: bool) -> str:

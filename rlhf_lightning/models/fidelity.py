@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import context_length
+from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.modes import generation_mode
 
 TEXTS = (
@@ -54,16 +55,25 @@ def check_written(own: Mapping[str, Tensor], folder: Path) -> int:
     return compared
 
 
-def output_difference(trained: Any, exported: Any, encoder: Encoder, *, scalar: bool) -> Difference:
-    """How far the logits (or a scalar model's scores at every token) of two models are apart, on two sentences."""
-    largest, scale, tokens = 0.0, 0.0, 0
-    longest = min(LONGEST, context_length(trained.model if scalar else trained) or LONGEST)
-    for ids in sequences(encoder, longest):
-        expected, found = (_outputs(model, ids, scalar) for model in (trained, exported))
-        largest = max(largest, float((expected - found).abs().max()))
-        scale = max(scale, float(expected.abs().max()))
-        tokens += ids.shape[1]
-    return Difference(largest, scale, tokens)
+def outputs(model: Any, encoder: Encoder) -> list[Tensor]:
+    """A model's logits, or a scalar model's scores at every token, on two sentences; of a sharded one, which every
+    process must ask for them, the same on each."""
+    scalar = isinstance(model, ScalarModel)
+    longest = min(LONGEST, context_length(model.model if scalar else model) or LONGEST)
+    found = []
+    with generation_mode(model):
+        for ids in sequences(encoder, longest):
+            own = ids.to(next(model.parameters()).device)
+            output: Tensor = model(own) if scalar else model(input_ids=own).logits
+            found.append(output.float().cpu())
+    return found
+
+
+def difference(trained: Sequence[Tensor], exported: Sequence[Tensor]) -> Difference:
+    """How far the :func:`outputs` of two models are apart."""
+    largest = max(float((one - other).abs().max()) for one, other in zip(trained, exported, strict=True))
+    scale = max(float(one.abs().max()) for one in trained)
+    return Difference(largest, scale, sum(one.shape[1] for one in trained))
 
 
 def sequences(encoder: Encoder, longest: int = LONGEST) -> Iterator[Tensor]:
@@ -71,13 +81,6 @@ def sequences(encoder: Encoder, longest: int = LONGEST) -> Iterator[Tensor]:
     ids: Sequence[int]
     for ids in encoder.tokenize(TEXTS):
         yield torch.tensor([[*ids[: longest - 1], encoder.eos_token_id]])
-
-
-def _outputs(model: Any, ids: Tensor, scalar: bool) -> Tensor:
-    own = ids.to(next(model.parameters()).device)
-    with generation_mode(model):
-        found: Tensor = model(own) if scalar else model(input_ids=own).logits
-    return found.float().cpu()
 
 
 def _bits(weight: Tensor) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from rlhf_lightning.models.adapters import base_weights
+from rlhf_lightning.models.lora import has_adapters
+from rlhf_lightning.models.skeletons import from_first
+
+_KEPT = "kept_base_fingerprint"
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -17,9 +22,21 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def base_fingerprint(model: nn.Module) -> str:
-    """The same of the frozen weights beneath adapters, a scalar head left out: that of the base that was loaded."""
+    """The same of the frozen weights beneath adapters, a scalar head left out: that of the base that was loaded. Of a
+    sharded model it is the one that :func:`keep_base_fingerprints` found."""
+    kept = getattr(model, _KEPT, None)
+    if kept is not None:
+        return str(kept)
     heads = ("score.", "lm_head.", "embed_out.")  # a causal and a scalar model of one base differ in them
-    return _fingerprint({name: w for name, w in base_weights(model).items() if not name.startswith(heads)})
+    return _fingerprint({name: w for name, w in base_weights(model.state_dict()).items() if not name.startswith(heads)})
+
+
+def keep_base_fingerprints(model: nn.Module) -> None:
+    """Have every part of ``model`` that carries adapters remember the fingerprint of its base, which after sharding no
+    process could take: that of the first process, which may be the only one with weights. A collective."""
+    for part in model.modules():
+        if has_adapters(part) and getattr(part, _KEPT, None) is None:
+            setattr(part, _KEPT, from_first(True, functools.partial(base_fingerprint, part)))
 
 
 def _fingerprint(weights: Mapping[str, Tensor]) -> str:

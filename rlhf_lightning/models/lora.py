@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -86,7 +88,8 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
         model.requires_grad_(False)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        model.add_adapter(config, adapter)
+        with beside(model):
+            model.add_adapter(config, adapter)
     except ValueError as error:
         raise UserError(
             f"model.lora.target_modules={targets}: {str(error).splitlines()[0]}; name layers of "
@@ -102,6 +105,12 @@ def add_lora(model: Any, lora: Lora, *, adapter: str = ADAPTER, head: str | None
             parameter.data = parameter.data.float()  # peft casts what they read; of other modules it does not
     if head is not None:
         model.get_submodule(head).requires_grad_(True)
+
+
+def beside(model: nn.Module) -> AbstractContextManager[Any]:
+    """Within it an adapter's weights are made without values if the model has none, as
+    :func:`~rlhf_lightning.models.loaded_by_first` makes it."""
+    return torch.device("meta") if next(model.parameters()).is_meta else nullcontext()
 
 
 def has_adapters(model: nn.Module) -> bool:

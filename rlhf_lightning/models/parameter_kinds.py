@@ -29,5 +29,6 @@ def _embeddings(model: nn.Module) -> set[int]:
     for module in model.modules():
         output = getattr(module, "get_output_embeddings", lambda: None)()
         if isinstance(output, nn.Module):
-            found.append(output)
+            # Of a layer with trained rows, peft gives as its weight one that it puts together.
+            found.append(getattr(output, "token_adapter", output))
     return single | {id(module.weight) for module in found}

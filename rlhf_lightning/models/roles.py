@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
@@ -22,6 +23,7 @@ from rlhf_lightning.models.lora import ADAPTER, adapter_active, adapter_modules,
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.scoring import RewardModelScorer, score_by_length
+from rlhf_lightning.models.sharding import is_sharded, shard, through
 
 
 class AdaptedScalar(nn.Module):
@@ -53,17 +55,22 @@ class AdaptedScalar(nn.Module):
         with adapter_active(self.base, self.adapter):
             yield
 
+    def shard(self, mesh: DeviceMesh | None) -> AdaptedScalar:
+        """Share the head's weights among processes (:func:`~rlhf_lightning.models.shard`); the base is its owner's."""
+        shard(self.head, mesh)
+        return self
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """Scalars [b, s] of right-padded ``input_ids`` [b, s]."""
         with self.active():
-            states = hidden_states(self.base, input_ids)
+            states = through(self.base, hidden_states, self.base, input_ids)
             scalars: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1)
         return scalars
 
     def score(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b]: the scalar at the last real token of right-padded sequences [b, s]."""
         with self.active():
-            last = last_states(self.base, input_ids, lengths)
+            last = through(self.base, last_states, self.base, input_ids, lengths)
         scores: Tensor = self.head(last.to(self.head.weight.dtype)).squeeze(-1)
         return scores
 
@@ -138,6 +145,11 @@ class SharedReward:
         assert self.model is not None  # bound in PPOModule.configure_model
         return weights_fingerprint(nn.ModuleList([self.model, adapter_modules(self.model.base, self.model.adapter)]))
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Share the head's weights among processes."""
+        assert self.model is not None  # bound in PPOModule.configure_model
+        self.model.shard(mesh)
+
     def to(self, device: torch.device | str) -> SharedReward:
         """Move the head; the base is the policy's."""
         if self.model is not None:
@@ -169,8 +181,9 @@ class SharedReward:
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
         assert self.model is not None  # bound in PPOModule.configure_model
-        with generation_mode(self.model.base):
-            return score_by_length(self.model.score, input_ids, lengths, self.batch_size)
+        base = self.model.base
+        with generation_mode(base):
+            return score_by_length(self.model.score, input_ids, lengths, self.batch_size, in_step=is_sharded(base))
 
 
 def trained_reward(

@@ -20,6 +20,7 @@ from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
 from rlhf_lightning.models.quantization import Quantization
 from rlhf_lightning.models.sharding import is_sharded, largest, shard
+from rlhf_lightning.models.skeletons import as_reward
 from rlhf_lightning.models.vocabulary import check_vocabulary
 
 Reward = Callable[..., object]
@@ -83,14 +84,16 @@ class RewardModelScorer:
             trust_remote_code=trust_remote_code,
             quantization=quantization,
         )
-        self.model: ScalarModel = self.source()
+        with as_reward():
+            self.model: ScalarModel = self.source()
         check_vocabulary(self.model.model, self.encoder, role="reward model")
         self.model.requires_grad_(False).eval()
         self._compared: tuple[Encoder, bool] | None = None
 
     def to(self, device: torch.device | str) -> RewardModelScorer:
         """Move the model to a device."""
-        self.model.to(device)
+        if not next(self.model.parameters()).is_meta:
+            self.model.to(device)
         return self
 
     def shard(self, mesh: DeviceMesh) -> None:
@@ -133,6 +136,9 @@ class RewardModelScorer:
     def score_ids(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Scores [b] of right-padded token ids [b, s], a prompt and its response in one row."""
         device = next(self.model.parameters()).device
+        if device.type == "meta":  # a reward around this one did not shard it
+            self.model = self.source().requires_grad_(False).eval().to(input_ids.device)
+            device = input_ids.device
         sharded = is_sharded(self.model)
         return score_by_length(
             self.model.score, input_ids.to(device), lengths.to(device), self.batch_size, in_step=sharded

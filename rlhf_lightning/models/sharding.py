@@ -14,6 +14,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.fingerprints import keep_base_fingerprints
+from rlhf_lightning.models.skeletons import from_first
+
 Model = TypeVar("Model", bound=nn.Module)
 
 _RUN = "run_sharded"
@@ -26,11 +30,15 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
     heads outside the blocks are the last unit. A backward pass averages gradients over the processes as it goes.
 
     All begin with the weights and buffers of the first process, which are sent unit by unit. The others may hold
-    meta tensors until then (:func:`~rlhf_lightning.models.loaded_by_first`).
+    meta tensors until then (:func:`~rlhf_lightning.models.loaded_by_first`). Adapters are added before; their unit
+    gathers frozen and trained weights together and scatters the gradients of those that have one.
 
     Args:
         model: of transformers, or a :class:`~rlhf_lightning.models.ScalarModel`; changed in place.
         mesh: of Lightning's ``ModelParallelStrategy``, which has it under ``LightningModule.device_mesh``.
+
+    Raises:
+        UserError: weights of two types that train in one unit, whose gradients are sent together.
     """
     if mesh is None:
         return model
@@ -38,8 +46,10 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
     device = torch.device("cpu" if mesh.device_type == "cpu" else f"cuda:{torch.cuda.current_device()}")
     # Also behind the last unit: what a rollout left gathered would be stale after the next optimizer step.
     units: list[nn.Module] = [*blocks(model), model]
+    keep_base_fingerprints(model)
     for unit in units:
         _send(unit, device)
+        _check_types(unit)
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     setattr(model, _RUN, types.MethodType(_run, model))
     register_fsdp_forward_method(model, _RUN)
@@ -104,18 +114,35 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [] if largest is None else list(largest)
 
 
+def _check_types(unit: nn.Module) -> None:
+    first: dict[torch.dtype, str] = {}
+    for name, weight in unit.named_parameters():
+        if weight.requires_grad and not isinstance(weight, DTensor):
+            first.setdefault(weight.dtype, name)
+    if len(first) > 1:
+        (one, place), (other, second), *_ = first.items()
+        raise UserError(
+            f"strategy=fsdp2: {place} trains in {str(one)[6:]} and {second} in {str(other)[6:]}, and their gradients "
+            "are sent together: set model.dtype=float32, or strategy=ddp"
+        )
+
+
 def _send(unit: nn.Module, device: torch.device) -> None:
     """Put the first process's weights and buffers into everyone's unit, on ``device``; what is sharded already stays.
     A weight that stands in two places stays one."""
-    sent: dict[int, Any] = {}
-    for module in unit.modules():
-        places = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, old in places:
-            if isinstance(old, DTensor):
-                continue
-            if id(old) not in sent:
-                new = (torch.empty_like(old, device=device) if old.is_meta else old.detach().to(device)).contiguous()
-                dist.broadcast(new, src=0)
-                # The old one is kept beside it, so that its id is not given to another.
-                sent[id(old)] = old, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-            setattr(module, name, sent[id(old)][1])
+    places = [
+        (module, name, weight)
+        for module in unit.modules()
+        for name, weight in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if not isinstance(weight, DTensor)
+    ]
+    # peft gives an adapter on meta tensors another type than one on weights.
+    types = from_first(True, lambda: [weight.dtype for *_, weight in places])
+    sent: dict[int, Tensor] = {}
+    for (module, name, old), dtype in zip(places, types, strict=True):
+        if id(old) not in sent:
+            like = torch.empty_like(old, device=device, dtype=dtype) if old.is_meta else old.detach().to(device)
+            new = like.contiguous()
+            dist.broadcast(new, src=0)
+            sent[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        setattr(module, name, sent[id(old)])

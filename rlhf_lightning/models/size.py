@@ -126,8 +126,14 @@ def measure(model: nn.Module, *, quantization: Quantization | None = None, check
 
 
 def adapter_size(size: ModelSize) -> ModelSize:
-    """A role whose base is in memory already: what trains of it is all that it adds."""
-    return dataclasses.replace(size, parameters=size.trained, weight_bytes=size.trained_bytes)
+    """A role whose base is in memory already: what trains of it is all that it adds, an equal part in each block."""
+    return dataclasses.replace(
+        size,
+        parameters=size.trained,
+        weight_bytes=size.trained_bytes,
+        block_bytes=size.trained_bytes / size.layers,
+        rest_bytes=0.0,
+    )
 
 
 def _stored(model: nn.Module, quantization: Quantization | None) -> Iterator[float]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 _SKELETON: ContextVar[bool] = ContextVar("skeleton", default=False)
+_REWARD_OF_FIRST: ContextVar[bool] = ContextVar("reward_of_first", default=False)
 
 
 @contextlib.contextmanager
@@ -20,6 +21,28 @@ def loaded_by_first(sharded: bool) -> Iterator[None]:
     make meta tensors, which :func:`~rlhf_lightning.models.shard` fills. Models that are not made by this package's
     loaders are made in full by everyone."""
     token = _SKELETON.set(sharded and dist.is_initialized() and dist.get_rank() > 0)
+    try:
+        yield
+    finally:
+        _SKELETON.reset(token)
+
+
+@contextlib.contextmanager
+def reward_of_first(rank: int, sharded: bool) -> Iterator[None]:
+    """Within it a :class:`~rlhf_lightning.models.RewardModelScorer` of a process that is not the first makes meta
+    tensors, which :func:`~rlhf_lightning.models.shard` fills: a reward is made before the processes are connected, when
+    only who starts them knows their ranks and whether weights will be sharded."""
+    token = _REWARD_OF_FIRST.set(sharded and rank > 0)
+    try:
+        yield
+    finally:
+        _REWARD_OF_FIRST.reset(token)
+
+
+@contextlib.contextmanager
+def as_reward() -> Iterator[None]:
+    """Within it what :func:`reward_of_first` says holds for the loaders."""
+    token = _SKELETON.set(_REWARD_OF_FIRST.get())
     try:
         yield
     finally:

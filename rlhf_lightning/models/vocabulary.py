@@ -55,5 +55,6 @@ def embedding_rows(model: nn.Module | None) -> int | None:
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if isinstance(embedding, nn.Embedding):
         return embedding.num_embeddings
-    weight = getattr(embedding, "weight", None)
+    # Of an embedding with trained rows, peft gives as its weight one that it puts together.
+    weight = getattr(getattr(embedding, "token_adapter", embedding), "weight", None)
     return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.models import base_fingerprint, has_adapters
@@ -26,17 +26,23 @@ def check_precision(module: Any) -> None:
         )
 
 
-def leave_out_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Take the frozen weights of models with adapters out of a checkpoint, and note which they were."""
-    frozen = _frozen(module)
-    if frozen:
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: weight for name, weight in weights.items() if name not in frozen}
-        checkpoint["bases"] = _fingerprints(module)
+def keep_bases_apart(module: nn.Module) -> None:
+    """Let the frozen weights of models with adapters be no part of a module's state, neither saved nor asked for,
+    whether the state is a file or the shards of several processes."""
+    # torch leaves both untyped
+    module.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]
 
 
-def put_back_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Fill in the frozen weights from the models at hand.
+def note_bases(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Note in a checkpoint which bases its adapters belong to."""
+    bases = _fingerprints(module)
+    if bases:
+        checkpoint["bases"] = bases
+
+
+def check_bases(module: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose adapters belong to other bases than those at hand.
 
     Raises:
         CheckpointError: the checkpoint is of another base, or of a run without an adapter.
@@ -51,20 +57,26 @@ def put_back_base(module: nn.Module, checkpoint: dict[str, Any]) -> None:
                 f"the checkpoint's adapter of the {role} was trained on base {saved.get(role)}, this run's is "
                 f"{fingerprint}: give the same model.name and model/quantization, or begin a new run"
             )
-    frozen, own = _frozen(module), module.state_dict()
-    if frozen:
-        checkpoint["state_dict"] |= {name: own[name] for name in own if name in frozen}
 
 
-def _frozen(module: nn.Module) -> set[str]:
-    """Names, in the state of ``module``, of what does not train in models with adapters."""
-    trained = {name for name, parameter in module.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-    return {
-        name
-        for role, _ in _adapted(module)
-        for name in module.state_dict()
-        if name.startswith(f"{role}.") and name not in trained
-    }
+def _leave_out(module: nn.Module, weights: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in _frozen(module):
+        weights.pop(f"{prefix}{name}", None)
+
+
+def _fill_in(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, weight in _frozen(module).items():
+        weights.setdefault(f"{prefix}{name}", weight)
+
+
+def _frozen(module: nn.Module) -> dict[str, Tensor]:
+    """What does not train in models with adapters, by its name in the state of ``module``."""
+    found: dict[str, Tensor] = {}
+    for role, _ in _adapted(module):
+        child = module.get_submodule(role)
+        trained = {name for name, weight in child.named_parameters(remove_duplicate=False) if weight.requires_grad}
+        found |= {f"{role}.{name}": weight for name, weight in child.state_dict().items() if name not in trained}
+    return found
 
 
 def _fingerprints(module: nn.Module) -> dict[str, str]:

@@ -38,13 +38,14 @@ REFUSED: tuple[Refusal, ...] = (
     Refusal(
         {"strategy": ("fsdp",)},
         "the first FSDP gathers weights in the forward pass of its wrapper alone, and PPO reads the parts of several "
-        "models between their passes",
+        "models between their passes; Lightning and torch run it on GPUs only, where nothing of it was tried",
         "strategy=fsdp2",
     ),
     Refusal(
         {"strategy": ("deepspeed_2", "deepspeed_3")},
         "DeepSpeed's engine takes the backward pass, the clipping and the step of one loss into its own hands, and an "
-        "update here sums the losses of several roles into one step",
+        "update here sums the losses of several roles into one step; Lightning runs it on CUDA GPUs only, where "
+        "nothing of it was tried",
         "strategy=fsdp2",
     ),
     Refusal(
@@ -61,11 +62,6 @@ REFUSED: tuple[Refusal, ...] = (
         {"strategy": ("fsdp2",), "quantization": ("int8", "nf4")},
         "the packed weights of bitsandbytes cannot be cut into shards",
         "strategy=ddp",
-    ),
-    Refusal(
-        {"strategy": ("fsdp2",), "lora": (True,)},
-        "a checkpoint of an adapter names its base by weights that no process has in full",
-        "strategy=ddp, where a frozen base and small gradients need little memory, or model/lora=off",
     ),
     Refusal(
         {"strategy": ("fsdp2",), "optimizer": ("Muon",)},

@@ -28,8 +28,10 @@ from rlhf_lightning.modules.experience import (
 )
 from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
-from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, rank_seed, restore_state, save_state
+from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
+from rlhf_lightning.modules.randomness import part_streams, rank_seed
+from rlhf_lightning.modules.stopping import StopTogether
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
 from rlhf_lightning.modules.world import World
 
@@ -135,18 +137,13 @@ class PPOModule(L.LightningModule):
         self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
         self.micro_batch_tokens, self.epochs, self.target_kl = micro_batch_tokens, epochs, target_kl
         self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
-        self.max_grad_norm, self.check_reference, self.iterations, self.world = (
-            max_grad_norm,
-            check_reference,
-            0,
-            World(),
-        )
+        self.max_grad_norm, self.check_reference = max_grad_norm, check_reference
+        self.iterations, self.world = 0, World()
         self.generator: torch.Generator | None = None
         self.saved_random_states: list[Tensor] = []
-        self.policy: Any
-        self.value: Any
-        self.reference: Any
-        self.policy = self.value = self.reference = None
+        self.policy: Any = None
+        self.value: Any = None
+        self.reference: Any = None
 
     def configure_model(self) -> None:
         """Make the roles, once."""
@@ -184,6 +181,10 @@ class PPOModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_callbacks(self) -> StopTogether:
+        """Processes that train together stop together."""
+        return StopTogether()
+
     def on_fit_start(self) -> None:
         """Modes, devices and the source of randomness; a resumed run goes on with the saved one."""
         self.train()
@@ -191,6 +192,7 @@ class PPOModule(L.LightningModule):
         if not isinstance(self.reward, nn.Module) and hasattr(self.reward, "to"):
             self.reward.to(self.device)
         self.generator = random_stream(self)
+        part_streams(self.world)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""
@@ -286,9 +288,8 @@ class PPOModule(L.LightningModule):
         generator = torch.Generator(self.device).manual_seed(rank_seed(self.seed + batch_idx, self.world.rank))
         generation = self.rollout(batch, generator)
         rollout, _ = self.evaluate(batch, generation, self.score(batch, generation))
-        size = len(batch.prompts)
-        self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=size, sync_dist=True)
-        self.log("val/kl", rollout.kl.mean(), batch_size=size, sync_dist=True)
+        self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=len(batch.prompts), sync_dist=True)
+        self.log("val/kl", rollout.kl.mean(), batch_size=len(batch.prompts), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run needs, leave out what is frozen."""

@@ -21,6 +21,7 @@ from rlhf_lightning.models import (
     base_fingerprint,
     from_first,
     has_adapters,
+    keep_base_fingerprints,
     loaded_by_first,
     shard,
     trainable,
@@ -63,29 +64,34 @@ def make_roles(
     Raises:
         UserError: shared roles without an adapter, or one that belongs to another base.
     """
-    with loaded_by_first(mesh is not None):
+    cut = mesh is not None
+    with loaded_by_first(cut):
         own = trainable(policy(), role="policy")
     together = isinstance(reward, SharedReward)
     if sharing == "separate" and together:
         raise UserError("module.reward shares the policy's base, which module.roles=separate does not offer")
     if sharing == "shared" and not has_adapters(own):
         raise UserError("module.roles=shared trains an adapter on a frozen base: set model/lora=default")
+    if cut:
+        keep_base_fingerprints(own)  # which a shared reward's adapter is compared with
     made: Any = reward.bind(own) if together else None
     if value is None:
         made = None
-    elif not together:
-        with loaded_by_first(mesh is not None):
+    elif together:
+        made = made.shard(mesh)
+    else:
+        with loaded_by_first(cut):
             made = shard(trainable(value(), role="value model"), mesh)
+    judged_by = from_first(cut, lambda: reward_fingerprint(reward))  # before its weights are sharded
+    if cut and hasattr(reward, "shard"):
+        reward.shard(mesh)
     if sharing == "shared" and reference is None:
         without = functools.partial(adapter_active, own, None)
         logprobs = TokenLogprobs(own, temperature=temperature, within=without)
-        return Roles(own, None, made, logprobs, base_fingerprint(own), reward_fingerprint(reward))
-    with loaded_by_first(mesh is not None):
+        return Roles(shard(own, mesh), None, made, logprobs, base_fingerprint(own), judged_by)
+    with loaded_by_first(cut):
         frozen = frozen_copy(own if reference is None else reference(), frozen_dtype)
-    fingerprint = from_first(mesh is not None, lambda: reference_fingerprint(frozen))
-    judged_by = reward_fingerprint(reward)  # before its weights are sharded
-    if mesh is not None and hasattr(reward, "shard"):
-        reward.shard(mesh)
+    fingerprint = from_first(cut, lambda: reference_fingerprint(frozen))
     logprobs = TokenLogprobs(shard(frozen, mesh), temperature=temperature)
     return Roles(shard(own, mesh), frozen, made, logprobs, fingerprint, judged_by)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import nn
 
 from rlhf_lightning.errors import CheckpointError
 from rlhf_lightning.models import base_fingerprint, has_adapters, is_quantized, torch_dtype, weights_fingerprint
-from rlhf_lightning.modules.adapter_checkpoints import leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, keep_bases_apart, note_bases
 from rlhf_lightning.modules.compatibility import check_weights
+from rlhf_lightning.modules.randomness import rank_seed
 
 if TYPE_CHECKING:
     from rlhf_lightning.modules.ppo import PPOModule
@@ -34,7 +34,7 @@ def frozen_copy(model: nn.Module, dtype: str | None = None) -> nn.Module:
 def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     """Add counters, KL coefficient and the state of randomness. Frozen roles are left out: the factories make them
     again, and a fingerprint tells whether they made the same."""
-    leave_out_base(module, checkpoint)
+    note_bases(module, checkpoint)
     states = module.saved_random_states
     if module.generator is not None:
         states = [state.cpu() for state in module.world.objects(module.generator.get_state())]
@@ -73,12 +73,14 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     module.saved_random_states = [saved.cpu() for saved in state["generators"]]
     if module.generator is not None:  # sharded weights are taken back after the fit has begun
         module.generator = random_stream(module)
-    put_back_base(module, checkpoint)
+    check_bases(module, checkpoint)
     check_weights(module, checkpoint)
 
 
 def keep_frozen_apart(module: nn.Module) -> None:
-    """Let frozen roles be no part of a module's state, neither saved nor asked for."""
+    """Let frozen roles, and the frozen bases of adapters, be no part of a module's state, neither saved nor asked
+    for."""
+    keep_bases_apart(module)
     # torch leaves both untyped
     module.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
     module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]
@@ -102,13 +104,6 @@ def random_stream(module: PPOModule) -> torch.Generator:
     if module.world.rank < len(module.saved_random_states):
         generator.set_state(module.saved_random_states[module.world.rank])
     return generator
-
-
-def rank_seed(seed: int, rank: int) -> int:
-    """A seed of its own for every rank; rank 0 keeps the given one."""
-    if rank == 0:
-        return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{rank}".encode(), digest_size=7).digest(), "big")
 
 
 def reference_fingerprint(reference: nn.Module) -> str:

@@ -21,7 +21,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
 from rlhf_lightning.modules.batching import (
     by_length,
     check_micro_batch,
@@ -41,6 +41,8 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
+from rlhf_lightning.modules.randomness import part_streams
+from rlhf_lightning.modules.stopping import StopTogether
 from rlhf_lightning.modules.world import World
 
 
@@ -85,6 +87,7 @@ class RewardModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of prompts
         self.save_hyperparameters(ignore=["reward_model", "optimizer"])
+        keep_bases_apart(self)
         check_micro_batch(micro_batch_size, micro_batch_tokens)
         self._reward_model_factory = reward_model
         self._optimizer_factory = optimizer or adamw
@@ -126,9 +129,14 @@ class RewardModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_callbacks(self) -> StopTogether:
+        """Processes that train together stop together."""
+        return StopTogether()
+
     def on_fit_start(self) -> None:
-        """Lightning leaves a model that was loaded in eval mode there."""
+        """Lightning leaves a model that was loaded in eval mode there; dropout of each rank is its own."""
         self.train()
+        part_streams(self.world)
         check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.reward_model.model, getattr(data, "encoder", None), role="reward model")
@@ -157,12 +165,12 @@ class RewardModule(L.LightningModule):
         return {"loss": loss}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Beside an adapter, leave out what is frozen."""
-        leave_out_base(self, checkpoint)
+        """Beside an adapter, note which base it belongs to."""
+        note_bases(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
-        put_back_base(self, checkpoint)
+        check_bases(self, checkpoint)
         check_weights(self, checkpoint)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:

@@ -20,7 +20,7 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_precision, leave_out_base, put_back_base
+from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
 from rlhf_lightning.modules.batching import check_micro_batch, micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -33,6 +33,8 @@ from rlhf_lightning.modules.optimization import (
     lr_scheduler,
     parameter_groups,
 )
+from rlhf_lightning.modules.randomness import part_streams
+from rlhf_lightning.modules.stopping import StopTogether
 from rlhf_lightning.modules.world import World
 
 
@@ -76,6 +78,7 @@ class SFTModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # one optimizer step sums several micro-batches of unequal token counts
         self.save_hyperparameters(ignore=["policy", "optimizer"])
+        keep_bases_apart(self)
         check_micro_batch(micro_batch_size, micro_batch_tokens)
         self._policy_factory = policy
         self._optimizer_factory = optimizer or adamw
@@ -116,9 +119,14 @@ class SFTModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_callbacks(self) -> StopTogether:
+        """Processes that train together stop together."""
+        return StopTogether()
+
     def on_fit_start(self) -> None:
-        """Lightning leaves a model that was loaded in eval mode there."""
+        """Lightning leaves a model that was loaded in eval mode there; dropout of each rank is its own."""
         self.train()
+        part_streams(self.world)
         check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.policy, getattr(data, "encoder", None), role="policy")
@@ -149,12 +157,12 @@ class SFTModule(L.LightningModule):
         return {"loss": total}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Beside an adapter, leave out what is frozen."""
-        leave_out_base(self, checkpoint)
+        """Beside an adapter, note which base it belongs to."""
+        note_bases(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model."""
-        put_back_base(self, checkpoint)
+        check_bases(self, checkpoint)
         check_weights(self, checkpoint)
 
     def validation_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> None:

@@ -77,7 +77,7 @@ def memory_of(run: PlannedRun, strategy: Strategy = "auto", processes: int = 1) 
 
 
 def _with_gathered(plan: MemoryPlan, run: PlannedRun) -> MemoryPlan:
-    gathered = {role: gathered_bytes(size) for role, size in run.roles.items()}
+    gathered = {role: gathered_bytes(size) for role, size in run.read.items()}
     of_phase = {
         "rollout": ["policy"],
         "score": ["reward"],

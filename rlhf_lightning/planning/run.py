@@ -22,7 +22,8 @@ class PlannedRun:
     Args:
         stage: ``sft``, ``reward`` or ``ppo``.
         roles: what each role adds to memory: ``policy`` of SFT, ``reward`` of reward training, up to four of PPO.
-        read: the model that a pass of each role reads; of a role that is an adapter on another's base, that base, too.
+        read: the model that a pass of each role reads; of a role that is an adapter on another's base, that base, too,
+            with every adapter on it.
         optimizer: of the run.
         rollout_batch_size: episodes of an iteration of PPO.
         minibatch_size: episodes, rows or, in reward training, prompts of an optimizer step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ VALUES = [3.0, 1.0, 4.0, 1.5, 9.0, 2.0]
 class Logs(L.LightningModule):
     """Logs the given values, one a batch."""
 
-    def __init__(self, values: list[float], *, told: int | None = None) -> None:
+    def __init__(
+        self, values: list[float], *, told: int | None = None, number: signal.Signals = signal.SIGTERM
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy = torch.nn.Linear(1, 1)
         self.values, self.told, self.seen = values, told, 0
+        self.number = number
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -35,7 +39,7 @@ class Logs(L.LightningModule):
         self.log("score", self.values[batch_idx])
         self.seen = batch_idx + 1
         if self.seen == self.told:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 def batches(number: int = len(VALUES)) -> DataLoader[Any]:
@@ -146,3 +150,36 @@ def test_sigterm_ends_the_iteration_saves_it_and_asks_for_another_start(make_tra
     assert module.seen == 3
     assert kept(tmp_path / "c") == [3]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def put_back() -> Iterator[list[int]]:
+    """A job of submitit, as far as a process can tell: SIGUSR2 puts it back into the queue, from within the handler."""
+    seen: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        seen.append(number)
+        raise SystemExit(-1)
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    yield seen
+    assert signal.getsignal(signal.SIGUSR2) is handler
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_job_is_put_back_behind_the_save(make_trainer: Any, tmp_path: Path, put_back: list[int]) -> None:
+    module = Logs(VALUES, told=3, number=signal.SIGUSR2)
+    with pytest.raises(SystemExit) as leaving:
+        make_trainer(callbacks=[IterationCheckpoint(folder=tmp_path / "c", every=100)]).fit(module, batches())
+    assert leaving.value.code == -1
+    assert put_back == [signal.SIGUSR2]
+    assert kept(tmp_path / "c") == [3]
+
+
+def test_sigterm_has_a_job_save_and_go_on(make_trainer: Any, tmp_path: Path, put_back: list[int]) -> None:
+    """scancel sends it, after which a job must not come back."""
+    module = Logs(VALUES, told=3)
+    make_trainer(callbacks=[IterationCheckpoint(folder=tmp_path / "c", every=100)]).fit(module, batches())
+    assert module.seen == len(VALUES)
+    assert put_back == []
+    assert kept(tmp_path / "c") == [3, 6]

@@ -80,7 +80,29 @@ def files(tmp_path_factory: pytest.TempPathFactory, write_rows: Callable[..., di
 
 Loaded = Callable[..., Any]
 STRATEGIES = ("ddp", "fsdp2")
-SAVED = {"auto": "ddp", "fsdp2": "fsdp2"}  # what one process takes for what two do
+ADAPTER = {"rank": 4, "alpha": 8.0}
+ON_ONE_BASE = {"lora": ADAPTER, "roles": "shared"}
+STAGES: dict[str, dict[str, Any]] = {
+    "sft": {"model": "gpt2"},
+    "packed": {"model": "llama"},
+    "reward": {"model": "llama"},
+    "ppo": {"model": "gpt2"},
+}
+ADAPTED: dict[str, dict[str, Any]] = {
+    "sft-lora": {"model": "gpt2", "lora": ADAPTER},
+    "reward-lora": {"model": "llama", "lora": ADAPTER},
+    "ppo-lora": {"model": "gpt2", "lora": ADAPTER},
+    "ppo-shared": {"model": "llama", **ON_ONE_BASE},
+}
+EXPORTED = ("reward-lora", "ppo-shared")
+# What one process takes for what two do; with how both go about it.
+SAVED = {"auto": "ddp", "fsdp2": "fsdp2", "fsdp2-shared": "fsdp2-shared"}
+SURVIVORS: dict[str, dict[str, Any]] = {
+    "auto": {"strategy": "auto"},
+    "ddp": {"strategy": "ddp"},
+    "fsdp2": {"strategy": "fsdp2"},
+    "fsdp2-shared": {"strategy": "fsdp2", **ON_ONE_BASE},
+}
 
 
 @pytest.fixture(scope="session")
@@ -101,41 +123,44 @@ def plan(causal_lm_folders: dict[str, Path], files: dict[str, str]) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def trained(plan: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def trained(
+    plan: Callable[..., dict[str, Any]],
+    reward_model_folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Loaded:
     """Every stage trained by one process and by two, ``trained(name, rank)``; four launches for all tests."""
     out = tmp_path_factory.mktemp("trained")
-    stages = {
-        "sft": {"model": "gpt2"},
-        "packed": {"model": "llama"},
-        "reward": {"model": "llama"},
-        "ppo": {"model": "gpt2"},
-    }
-    alone = [plan(f"{stage}-one", stage, "auto", **options) for stage, options in stages.items()]
+
+    def run(stage: str, strategy: str, options: dict[str, Any]) -> dict[str, Any]:
+        name = f"{stage}-{strategy if strategy != 'auto' else 'one'}"
+        if stage in EXPORTED:
+            options = options | {"folder": str(out / "folders" / name)}
+        return plan(name, stage.split("-")[0], strategy, **options)
+
+    def survivor(name: str, how: str, folder: Path, **options: Any) -> dict[str, Any]:
+        return plan(f"{name}-{how}", "resumable", folder=str(folder), **SURVIVORS[how], **options)
+
+    alone = [run(stage, "auto", options) for stage, options in (STAGES | ADAPTED).items()]
     alone += [plan("memory-one", "memory", "auto", model="gpt2")]
-    alone += [
-        plan(f"saved-by-one-{name}", "resumable", name, folder=str(out / f"one-{name}"), crash=3) for name in SAVED
-    ]
-    together = []
-    for strategy in STRATEGIES:
-        folder = str(out / f"two-{strategy}")
-        together += [plan(f"{stage}-{strategy}", stage, strategy, **options) for stage, options in stages.items()]
+    alone += [survivor("saved-by-one", how, out / f"one-{how}", crash=3) for how in SAVED]
+    together = [plan(f"staggered-{strategy}", "staggered", strategy) for strategy in STRATEGIES]
+    together += [run(stage, strategy, options) for strategy in STRATEGIES for stage, options in STAGES.items()]
+    together += [run(stage, "fsdp2", options) for stage, options in ADAPTED.items()]
+    for how in SAVED.values():
         together += [
-            plan(f"staggered-{strategy}", "staggered", strategy),
-            plan(f"straight-{strategy}", "resumable", strategy, folder=f"{folder}-straight"),
-            plan(f"saved-by-two-{strategy}", "resumable", strategy, folder=folder, crash=3),
-            plan(f"resumed-{strategy}", "resumable", strategy, folder=folder, resume=True),
+            survivor("straight", how, out / f"two-{how}-straight"),
+            survivor("saved-by-two", how, out / f"two-{how}", crash=3),
+            survivor("resumed", how, out / f"two-{how}", resume=True),
         ]
     together += [plan(f"{name}-fsdp2", name, "fsdp2", model="gpt2") for name in ("memory", "traffic")]
-    finish([*start(1, alone, out / "all"), *start(2, together, out / "all")])
+    together += [plan(f"{name}-shared", name, "fsdp2", model="gpt2", **ON_ONE_BASE) for name in ("memory", "traffic")]
+    scored = {"model": "gpt2", "reward": str(reward_model_folders["gpt2"])}
+    alone += [plan("scored-one", "memory", "auto", **scored)]
+    together += [plan("scored-fsdp2", "memory", "fsdp2", **scored)]
+    finish([*start(1, alone, out / "all"), *start(2, together, out / "all")], limit=480)
     # Each goes on from what the other number of processes left.
-    fewer = [
-        plan(f"two-to-one-{name}", "resumable", name, folder=str(out / f"two-{SAVED[name]}"), resume=True, iterations=5)
-        for name in SAVED
-    ]
-    more = [
-        plan(f"one-to-two-{SAVED[name]}", "resumable", SAVED[name], folder=str(out / f"one-{name}"), resume=True)
-        for name in SAVED
-    ]
+    fewer = [survivor("two-to-one", how, out / f"two-{SAVED[how]}", resume=True, iterations=5) for how in SAVED]
+    more = [survivor("one-to-two", SAVED[how], out / f"one-{how}", resume=True) for how in SAVED]
     finish([*start(1, fewer, out / "all"), *start(2, more, out / "all")])
 
     def load(name: str, rank: int = 0) -> Any:

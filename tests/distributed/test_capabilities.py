@@ -29,6 +29,15 @@ CELLS: dict[str, dict[str, Any]] = {
         ("ddp", {"lora": True, "quantization": "nf4", "roles": "separate"}),
         ("ddp", {"lora": True, "quantization": "nf4", "roles": "shared"}),
         ("fsdp2", {"clipping": False}),
+        ("fsdp2", {"lora": True, "roles": "separate"}),
+        ("fsdp2", {"lora": True, "roles": "shared"}),
+        ("fsdp2", {"lora": True, "roles": "shared", "clipping": False}),
+        # An adapter in each of its forms.
+        ("fsdp2", {"lora": {"rank": 4, "trainable_tokens": [5, 6]}, "roles": "shared"}),
+        ("fsdp2", {"lora": {"rank": 4, "use_dora": True}, "roles": "shared"}),
+        ("fsdp2", {"lora": {"rank": 4, "modules_to_save": ["embed_tokens"]}, "roles": "separate"}),
+        ("fsdp2", {"lora": True, "roles": "shared", "activation_checkpointing": True}),
+        ("fsdp2", {"lora": True, "roles": "shared", "dtype": "bfloat16"}),
     ]
 }
 
@@ -44,7 +53,9 @@ def cells(
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_that_is_let_pass_trains(cells: Path, name: str) -> None:
-    assert refusal(**{question: answers[0] for question, answers in ANSWERS.items()} | CELLS[name]) is None
+    asked = {question: value for question, value in CELLS[name].items() if question in ANSWERS}
+    asked |= {"lora": bool(asked.get("lora"))}
+    assert refusal(**{question: answers[0] for question, answers in ANSWERS.items()} | asked) is None
     first, second = (torch.load(cells / f"{name}.{rank}.pt", weights_only=False) for rank in (0, 1))
     assert first["steps"] == second["steps"]
     assert all(math.isfinite(value) for step in first["steps"] for value in step.values())
@@ -72,8 +83,9 @@ def test_every_cell_is_let_pass_or_refused_with_a_way_out() -> None:
             choice |= _taken(refused.instead)
             steps += 1
         assert refused is None, choice
-    # auto and ddp: without an adapter one base and roles apart, with one all; fsdp2: AdamW without an adapter.
-    assert passed == 2 * (1 + 6) * 2 * 3 + 2
+    # auto and ddp: without an adapter full weights and roles apart, with one all; fsdp2: the same with full weights
+    # and AdamW.
+    assert passed == 2 * (1 + 6) * 2 * 3 + (1 + 2) * 2
 
 
 def _taken(instead: str) -> dict[str, Any]:

@@ -128,7 +128,6 @@ REFUSED = {
     "strategy=deepspeed_3": "strategy=fsdp2",
     "model/quantization=int8": "model/lora=default",
     "module.roles=shared": "model/lora=default",
-    "strategy=fsdp2 model/lora=default": "strategy=ddp",
     "strategy=fsdp2 model/lora=default model/quantization=nf4": "strategy=ddp",
     "strategy=fsdp2 optimizer=muon": "optimizer=adamw",
     "strategy=fsdp2 optimizer=adamw8bit": "optimizer=adamw",

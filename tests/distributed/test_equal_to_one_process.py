@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+WHOLE, ADAPTED = (
+    ("sft", "packed", "reward", "ppo"),
+    ("sft-lora", "reward-lora", "ppo-lora", "ppo-shared"),
+)
+RUNS = [(stage, strategy) for strategy in ("ddp", "fsdp2") for stage in WHOLE] + [(stage, "fsdp2") for stage in ADAPTED]
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("stage", ["sft", "packed", "reward", "ppo"])
+
+@pytest.mark.parametrize(("stage", "strategy"), RUNS)
 def test_losses_metrics_and_weights_are_those_of_one_process(
     trained: Callable[..., Any], stage: str, strategy: str
 ) -> None:
@@ -27,23 +32,33 @@ def test_losses_metrics_and_weights_are_those_of_one_process(
         torch.testing.assert_close(weight, two["end"][name], atol=1e-5, rtol=0.0, msg=name)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("stage", ["sft", "packed", "reward", "ppo"])
+@pytest.mark.parametrize(("stage", "strategy"), RUNS)
 def test_both_processes_end_with_the_same(trained: Callable[..., Any], stage: str, strategy: str) -> None:
     first, second = (trained(f"{stage}-{strategy}", rank) for rank in (0, 1))
     assert first["steps"] == second["steps"]
     assert all(torch.equal(first["end"][name], second["end"][name]) for name in first["end"])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_responses_are_those_of_one_process(trained: Callable[..., Any], strategy: str) -> None:
-    one, two = trained("ppo-one"), trained(f"ppo-{strategy}")
+@pytest.mark.parametrize(("stage", "strategy"), [run for run in RUNS if run[0].startswith("ppo")])
+def test_responses_are_those_of_one_process(trained: Callable[..., Any], stage: str, strategy: str) -> None:
+    one, two = trained(f"{stage}-one"), trained(f"{stage}-{strategy}")
     assert one["prompts"] == two["prompts"]
     assert one["responses"] == two["responses"]
     assert len({response for step in one["responses"] for response in step}) > 6
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_the_bias_of_the_reward_is_that_of_one_process(trained: Callable[..., Any], strategy: str) -> None:
-    one, two = trained("reward-one"), trained(f"reward-{strategy}")
+@pytest.mark.parametrize(("stage", "strategy"), [run for run in RUNS if run[0].startswith("reward")])
+def test_the_bias_of_the_reward_is_that_of_one_process(trained: Callable[..., Any], stage: str, strategy: str) -> None:
+    one, two = trained(f"{stage}-one"), trained(f"{stage}-{strategy}")
     torch.testing.assert_close(one["head"], two["head"], atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("stage", ADAPTED)
+def test_only_adapters_and_heads_learn(trained: Callable[..., Any], stage: str) -> None:
+    found = trained(f"{stage}-fsdp2")
+    weights = [name for name in found["begin"] if "/" not in name]
+    moved = {name for name in weights if not torch.equal(found["begin"][name], found["end"][name])}
+    learned = {name for name in weights if "lora_" in name or "score." in name or name.startswith("value.head.")}
+    frozen = {name for name in weights if name.startswith("reference.") or ".reward." in name}
+    assert moved == learned - frozen
+    assert len(moved) < len(weights)

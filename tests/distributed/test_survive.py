@@ -16,7 +16,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-shared"])
 def test_a_run_that_crashed_and_went_on_equals_one_that_did_not(trained: Trained, strategy: str, rank: int) -> None:
     straight, resumed = trained(f"straight-{strategy}", rank), trained(f"resumed-{strategy}", rank)
     assert len(straight["responses"]) == 4
@@ -28,7 +28,7 @@ def test_a_run_that_crashed_and_went_on_equals_one_that_did_not(trained: Trained
     assert same(resumed["end"], straight["end"])  # with the average of the policy in its place
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-shared"])
 def test_two_processes_go_on_from_the_checkpoint_of_one(trained: Trained, strategy: str) -> None:
     name = {"ddp": "auto"}.get(strategy, strategy)
     saved, resumed = trained(f"saved-by-one-{name}"), trained(f"one-to-two-{strategy}")
@@ -37,7 +37,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(trained: Trained, strate
     assert resumed["prompts"] == trained(f"straight-{strategy}")["prompts"][2:]  # the order of data is the same
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-shared"])
 def test_one_process_goes_on_from_the_checkpoint_of_two(trained: Trained, strategy: str) -> None:
     name = {"ddp": "auto"}.get(strategy, strategy)
     saved, resumed = trained(f"resumed-{strategy}"), trained(f"two-to-one-{name}")
@@ -46,7 +46,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(trained: Trained, strate
     assert not same(resumed["begin"], resumed["last"])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-shared"])
 def test_ranks_sample_from_streams_of_their_own(trained: Trained, strategy: str) -> None:
     first, second = (trained(f"straight-{strategy}", rank) for rank in (0, 1))
     assert len(first["responses"][0]) == 8  # of both ranks

@@ -16,6 +16,7 @@ import time
 import warnings
 from pathlib import Path
 
+import combinations
 import scenarios
 import torch
 
@@ -27,7 +28,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for step in plan:
         os.environ["WORLD_SIZE"] = str(WORLD)  # Lightning takes it away at the end of a fit
-        name, run = step.pop("name"), getattr(scenarios, step.pop("scenario"))
+        name, scenario = step.pop("name"), step.pop("scenario")
+        run = getattr(scenarios if hasattr(scenarios, scenario) else combinations, scenario)
         torch.manual_seed(0)
         begin = time.monotonic()
         found = run(world=WORLD, **step)

@@ -237,7 +237,7 @@ def test_what_merging_changed_is_measured_and_told(
     alone = export_model(model, encoder, tmp_path / "alone", merge=False)
     assert (alone.comparison, alone.difference) == ("", None)
 
-    def forgetful(trained: Any, folder: Path) -> Any:
+    def forgetful(trained: Any, folder: Path, *_: Any) -> Any:
         return plain_copy(trained)
 
     monkeypatch.setattr("rlhf_lightning.models.export.merged", forgetful)

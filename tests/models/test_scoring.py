@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models import RewardModelScorer, WeightedSum, reward_of_first, score_texts
 
 PROMPTS = ["name a pet", "hi", "what is up?"]
 RESPONSES = ["a cat", "hello, you there", "the sky"]
@@ -34,6 +34,20 @@ def test_text_and_ids_give_the_same_scores(scorer: RewardModelScorer, encoder: E
     for row, length, score in zip(rows, lengths, by_id, strict=True):
         alone = scorer.model.score(torch.tensor([row]), length.view(1))[0]
         torch.testing.assert_close(alone, score, rtol=0, atol=1e-5)
+
+
+def test_a_reward_model_that_nobody_shards_gets_its_weights_when_it_is_asked(
+    scorer: RewardModelScorer, reward_model_folders: dict[str, Path], architecture: str
+) -> None:
+    """What another process of a sharded run makes, and a reward of a user's own does not hand on."""
+    with reward_of_first(1, sharded=True):
+        other = RewardModelScorer(name=str(reward_model_folders[architecture]))
+    assert all(weight.is_meta for weight in other.model.parameters())
+    assert torch.equal(other.to("cpu")(PROMPTS, RESPONSES), scorer(PROMPTS, RESPONSES))
+    for rank, sharded in ((0, True), (1, False)):
+        with reward_of_first(rank, sharded=sharded):
+            whole = RewardModelScorer(name=str(reward_model_folders[architecture]))
+        assert not any(weight.is_meta for weight in whole.model.parameters())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.modules import World
-from rlhf_lightning.modules.ppo_state import rank_seed
+from rlhf_lightning.modules.randomness import rank_seed
 from rlhf_lightning.modules.world import _buckets
 
 

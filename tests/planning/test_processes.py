@@ -98,9 +98,20 @@ def test_a_process_has_its_share_of_the_rows() -> None:
 def test_each_phase_gathers_the_role_that_it_reads(phase: str, gathered: float) -> None:
     run = ppo()
     kept = {role: dataclasses.replace(size, block_bytes=0.0, rest_bytes=0.0) for role, size in run.roles.items()}
-    without = memory_of(dataclasses.replace(run, roles=kept), "fsdp2", 4).phases[phase]
+    without = memory_of(dataclasses.replace(run, roles=kept, read=kept), "fsdp2", 4).phases[phase]
     # The update has the gradient of a unit beside it, too.
     assert memory_of(run, "fsdp2", 4).phases[phase] - without == gathered + (2_800 if phase == "update" else 0)
+
+
+def test_a_role_that_is_an_adapter_gathers_the_base_that_it_reads() -> None:
+    run = ppo()
+    adapter = dataclasses.replace(SIZE, weight_bytes=40, trained_bytes=40, trained=10, block_bytes=20, rest_bytes=0.0)
+    roles = {"policy": SIZE, "value": adapter, "reward": adapter}
+    read = dict.fromkeys(("policy", "reference", "value", "reward"), SIZE)
+    plan = memory_of(dataclasses.replace(run, roles=roles, read=read), "fsdp2", 4)
+    alone = memory_of(dataclasses.replace(run, roles=roles, read=roles), "fsdp2", 4)
+    assert plan.phases["score"] - alone.phases["score"] == 4_000 - 2 * 20
+    assert plan.phases["update"] == alone.phases["update"]  # the policy gathers as much
 
 
 def test_passes_of_an_iteration() -> None:
