@@ -35,7 +35,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     accepted = inspect.signature(backbone.forward).parameters
     arguments: dict[str, Any] = {"input_ids": input_ids}
     if attention_mask is None:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
     else:
         positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         arguments["attention_mask"] = attention_mask.long()
@@ -100,12 +100,15 @@ class TokenLogprobs:
         self.chunk_size = chunk_size
         self._head: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, input_ids: Tensor, targets: Tensor, *, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, input_ids: Tensor, targets: Tensor, *, hidden: Tensor | None = None, entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Log-probability of every target token given what stands before it, and the entropy there.
 
         Shapes:
             input_ids: [b, s], right padded; targets: [b, s], bool, the tokens asked for (never the first).
             hidden: [b, s, d], the model's last hidden states, if they are known already.
+            entropy: whether it is asked for; else it is 0.
             Results: [n] each, n the number of targets, row by row.
 
         Raises:
@@ -116,16 +119,19 @@ class TokenLogprobs:
         with self.within():
             if self._head is None:
                 self._head = logits_head(self.model)
-            found: tuple[Tensor, Tensor] = through(self.model, self._read, self._head, input_ids, targets, hidden)
+            found: tuple[Tensor, Tensor] = through(
+                self.model, self._read, self._head, input_ids, targets, hidden, entropy
+            )
             return found
 
     def _read(
-        self, head: Callable[[Tensor], Tensor], input_ids: Tensor, targets: Tensor, hidden: Tensor | None
+        self, head: Callable[[Tensor], Tensor], input_ids: Tensor, targets: Tensor, hidden: Tensor | None, entropy: bool
     ) -> tuple[Tensor, Tensor]:
         states = hidden_states(self.model, input_ids) if hidden is None else hidden
         chosen = states[:, :-1][targets[:, 1:]]
         tokens = input_ids[:, 1:][targets[:, 1:]]
-        return head_logprobs(chosen, head, tokens, temperature=self.temperature, chunk_size=self.chunk_size)
+        options: Any = {"temperature": self.temperature, "chunk_size": self.chunk_size, "entropy": entropy}
+        return head_logprobs(chosen, head, tokens, **options)
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:

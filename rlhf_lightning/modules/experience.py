@@ -31,12 +31,12 @@ def score_responses(reward: Any, encoder: Encoder, prompts: PromptBatch, generat
     return score_texts(reward, prompts.prompts, texts, generation.finished.tolist())
 
 
-def response_logprobs(logprobs: TokenLogprobs, part: Trajectory) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [b, t] of the response tokens; 0 past the end of a response."""
+def response_logprobs(logprobs: TokenLogprobs, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and, if asked for, entropies [b, t] of the response tokens; 0 past the end of a response."""
     tokens = response_mask(part.response_lengths, part.mask.shape[1])
     targets = response_targets(part.prompt_lengths, part.response_lengths, part.input_ids.shape[1])
-    chosen, entropy = logprobs(part.input_ids, targets)
-    return scatter(chosen, tokens), scatter(entropy, tokens)
+    chosen, spread = logprobs(part.input_ids, targets, entropy=entropy)
+    return scatter(chosen, tokens), scatter(spread, tokens)
 
 
 def response_values(value: ScalarModel | None, part: Trajectory) -> Tensor:
@@ -66,7 +66,7 @@ def evaluate_responses(
     for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
         logprobs, entropy = response_logprobs(policy, part)
-        ref_logprobs, _ = response_logprobs(reference, part)
+        ref_logprobs, _ = response_logprobs(reference, part, entropy=False)
         found = (logprobs, ref_logprobs, entropy, response_values(value, part))
         for target, tensor in zip(filled.values(), found, strict=True):
             target[rows, : tensor.shape[1]] = tensor.to(target.dtype)

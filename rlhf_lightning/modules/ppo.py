@@ -263,7 +263,7 @@ class PPOModule(L.LightningModule):
 
     def policy_loss(self, part: Trajectory, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped policy loss of a micro-batch over ``count`` tokens, and its statistics over the same count."""
-        logprobs, _ = response_logprobs(self._policy_logprobs, part)
+        logprobs, _ = response_logprobs(self._policy_logprobs, part, entropy=False)
         loss, clip_fraction = F.clipped_policy_loss(
             logprobs, part.logprobs, part.advantages, part.mask, clip=self.clip, count=count
         )
@@ -276,7 +276,7 @@ class PPOModule(L.LightningModule):
 
     def ptx_loss(self, text: TokenBatch, count: Tensor) -> Tensor:
         """Cross-entropy of pretraining text over ``count`` tokens."""
-        logprobs, _ = self._text_logprobs(text.input_ids, text.loss_mask)
+        logprobs, _ = self._text_logprobs(text.input_ids, text.loss_mask, entropy=False)
         return F.cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
 
     def should_stop_updates(self, approx_kl: Tensor) -> bool:

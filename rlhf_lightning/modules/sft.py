@@ -141,7 +141,7 @@ class SFTModule(L.LightningModule):
         if isinstance(batch, PackedBatch):
             packed = (batch.input_ids, batch.lengths, batch.position_ids)
             hidden = through(self.policy, self._packed_states, *packed)
-        logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask, hidden=hidden)
+        logprobs, _ = self._logprobs(batch.input_ids, batch.loss_mask, hidden=hidden, entropy=False)
         return cross_entropy(logprobs, torch.ones_like(logprobs, dtype=torch.bool), count=count)
 
     def training_step(self, batch: TokenBatch | PackedBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -36,6 +36,21 @@ def test_agrees_with_torch_distributions() -> None:
     torch.testing.assert_close(entropy, distribution.entropy())
 
 
+@pytest.mark.parametrize("chunk_size", [2, 100])
+def test_an_entropy_that_is_not_asked_for_costs_no_pass_and_changes_nothing_else(chunk_size: int) -> None:
+    logits, tokens = torch.randn(5, 7, requires_grad=True), torch.randint(7, (5,))
+    found = []
+    for entropy in (True, False):
+        chosen, spread = head_logprobs(logits, lambda states: states, tokens, chunk_size=chunk_size, entropy=entropy)
+        (gradient,) = torch.autograd.grad(chosen.sum(), logits)
+        found.append((chosen, gradient, spread))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert (found[0][2] > 0).all()
+    assert not found[1][2].any()
+    assert not found[1][2].requires_grad
+
+
 def test_half_precision_logits_are_taken_up_to_float32() -> None:
     logits = torch.randn(5, 9).bfloat16()
     chosen, entropy = selected_logprobs(logits, torch.arange(5))
