@@ -27,6 +27,11 @@ class PreallocatedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [b, h, n, d]; returns all keys and values up to there."""
+        device = key_states.device.type
+        if torch.is_autocast_enabled(device):
+            # As attention will read them: rotary positions leave keys in float32, and each step would convert them all.
+            dtype = torch.get_autocast_dtype(device)
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
