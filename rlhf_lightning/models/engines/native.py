@@ -10,7 +10,7 @@ from rlhf_lightning.functional import sample_tokens
 from rlhf_lightning.models.engines.autocast import cached_casts
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import read_prompts
-from rlhf_lightning.models.generation import Generation, as_generation, check_request
+from rlhf_lightning.models.generation import Generation, as_generation, check_numbers, check_request
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.sharding import any_rank, is_sharded
 
@@ -36,6 +36,9 @@ class NativeEngine:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
         self.batch_size = batch_size
+
+    def check(self, model: nn.Module) -> None:
+        """It samples from every model that PPO trains."""
 
     def generate(
         self,
@@ -120,14 +123,7 @@ class _Decoding:
 
     def check(self, rows: Tensor, step: int) -> None:
         """Refuse tokens that were drawn from what is no distribution."""
-        wrong = ~self.logprobs[rows, : step + 1].isfinite()
-        if wrong.any():
-            row = int(rows[wrong.any(1)][0])
-            raise UserError(
-                f"the logits of row {row} are no numbers, so that no token can be drawn: the model's weights have "
-                "diverged or do not fit its dtype; lower module.learning_rate, or start from an earlier checkpoint, "
-                "or set model.dtype=float32"
-            )
+        check_numbers(self.logprobs[rows, : step + 1], rows)
 
 
 def generate(
