@@ -96,7 +96,7 @@ def check_numbers(logprobs: Tensor, rows: Tensor | None = None) -> None:
         )
 
 
-def padded(rows: Sequence[list[Any]], like: Tensor, fill: int) -> Tensor:
+def padded(rows: Sequence[list[Any]], like: Tensor, fill: float) -> Tensor:
     """Lists of numbers as one tensor [b, n], filled behind the shorter ones, on the device of ``like``."""
     longest = max(len(row) for row in rows)
     return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=like.device)
