@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ContinuousEngine, Generation, Lora, NativeEngine, TokenLogprobs, add_lora
 
 LENGTHS = torch.tensor([7, 3, 10, 1, 5, 3])
+
+
+@pytest.fixture(autouse=True)
+def _little_garbage() -> Iterator[None]:
+    """Continuous batching collects garbage at its end, which takes a second where the whole suite is in memory."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def _sample(model: PreTrainedModel, engine: ContinuousEngine | None = None, **options: Any) -> Generation:
