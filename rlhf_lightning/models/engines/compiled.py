@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import StaticCache
+from transformers.cache_utils import StaticLayer
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.engines.kv_cache import can_be_joined, preallocated_cache
@@ -65,6 +66,7 @@ class Compiled:
                 self._caches[key].reset()  # type: ignore[no-untyped-call]  # transformers' own has no types
                 return self._caches[key]
             cache = StaticCache(config=model.config, max_cache_len=key[1])  # type: ignore[arg-type]  # of transformers
+            cache.layers = [_OneTypeLayer(key[1]) for _ in cache.layers]
             if lasting:
                 self._caches[key] = cache
             return cache
@@ -94,6 +96,14 @@ class Compiled:
                 f"rollout.engine.compile=true: torch.compile does not work here ({reason}); it needs a C++ compiler "
                 f"(g++, or the one that CXX names), on a GPU also Triton; or {_INSTEAD}"
             ) from error
+
+
+class _OneTypeLayer(StaticLayer):
+    """Under autocast rotary positions leave keys in float32 and values in bfloat16, and transformers' layer has one
+    dtype for both."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return super().update(key_states, value_states.to(key_states.dtype), *args, **kwargs)
 
 
 class CompiledSteps:

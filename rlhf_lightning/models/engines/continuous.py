@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,7 +83,7 @@ class ContinuousEngine:
         where = "cpu" if generator is None else generator.device
         seed = int(torch.randint(2**31, (1,), generator=generator, device=where))
         config = self._config(model, [len(prompt) + max_new_tokens for prompt in prompts], seed)
-        with generation_mode(model), _as_it_was(model), _own_randomness(input_ids.device):
+        with generation_mode(model), _as_it_was(model), _own_randomness(input_ids.device), _own_garbage():
             outputs = _run(model, prompts, generation_config, config)
         response_ids = padded([output.generated_tokens for output in outputs], input_ids, pad_token_id)
         logprobs = padded([output.logprobs for output in outputs], input_ids, 0)
@@ -179,3 +180,17 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
     """Continuous batching seeds and uses the process's own stream, which is put back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+@contextlib.contextmanager
+def _own_garbage() -> Iterator[None]:
+    """At its end continuous batching collects garbage more than once, which takes a second where much is in memory:
+    what was there before is left out, unless somebody else has frozen objects."""
+    ours = not gc.get_freeze_count()
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()

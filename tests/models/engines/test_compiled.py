@@ -94,6 +94,23 @@ def test_new_weights_and_other_batches_of_like_size_compile_nothing(
     assert model.training
 
 
+def test_under_autocast_it_is_the_step_as_it_is(causal_lm: PreTrainedModel, compilations: Counted) -> None:
+    """Within rounding: the cache of a fixed width adds up in another order."""
+    engine = NativeEngine(compile=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        for _ in range(2):
+            expected = _sample(NativeEngine(), causal_lm, max_new_tokens=4, greedy=True, eos_token_id=999)
+            found = _sample(engine, causal_lm, max_new_tokens=4, greedy=True, eos_token_id=999)
+            same = (found.response_ids == expected.response_ids).all(1)
+            assert same.sum() >= 9
+            assert found.logprobs is not None and expected.logprobs is not None
+            assert (found.logprobs - expected.logprobs)[same].abs().max() < 0.1
+            with torch.no_grad():
+                for weight in causal_lm.parameters():
+                    weight.mul_(1.05)
+    assert compilations == [(16, 1)]
+
+
 def test_layers_with_a_window_are_refused(model_folder: Callable[..., Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder("gemma3_text"))
     with pytest.raises(UserError, match=r"compile=true needs layers that keep all tokens.*compile=false"):
@@ -126,6 +143,14 @@ def test_a_model_that_reads_a_static_cache_otherwise_is_refused(
     monkeypatch.setattr(model, "forward", careless)
     with pytest.raises(UserError, match=r"compile=true computes LlamaForCausalLM otherwise.*compile=false"):
         NativeEngine(compile=True).check(model)
+
+
+def test_sharded_models_are_refused(
+    make_causal_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf_lightning.models.engines.compiled.is_sharded", lambda model: True)
+    with pytest.raises(UserError, match=r"compile=true cannot compile the passes of a sharded model"):
+        NativeEngine(compile=True).check(make_causal_lm("llama"))
 
 
 @pytest.mark.slow

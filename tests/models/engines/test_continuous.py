@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ContinuousEngine, Generation, Lora, NativeEngine, TokenLogprobs, add_lora
 
 LENGTHS = torch.tensor([7, 3, 10, 1, 5, 3])
-
-
-@pytest.fixture(autouse=True)
-def _little_garbage() -> Iterator[None]:
-    """Continuous batching collects garbage at its end, which takes a second where the whole suite is in memory."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def _sample(model: PreTrainedModel, engine: ContinuousEngine | None = None, **options: Any) -> Generation:
@@ -58,7 +49,8 @@ def _gap(model: PreTrainedModel, found: Generation, temperature: float) -> float
 def test_log_probabilities_are_those_of_the_training_forward(
     model_folder: Callable[..., Path], kind: str, attention: str
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(model_folder(kind), attn_implementation=attention)
+    folder = model_folder(kind, rows=120)  # more than the 50 of transformers' default top-k
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
     engine = ContinuousEngine(page_size=16)
     engine.check(model)
     found = _sample(model, engine, temperature=0.7)
@@ -195,3 +187,11 @@ def test_models_that_are_not_of_transformers(make_causal_lm: Callable[..., PreTr
 def test_prompts_that_leave_no_room(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
     with pytest.raises(UserError, match="does not fit the model's context of 64"):
         _sample(make_causal_lm("llama"), max_new_tokens=60)
+
+
+def test_sharded_models_are_refused(
+    make_causal_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf_lightning.models.engines.continuous.is_sharded", lambda model: True)
+    with pytest.raises(UserError, match=r"rollout=continuous cannot sample from a sharded model"):
+        ContinuousEngine().check(make_causal_lm("llama"))

@@ -307,3 +307,11 @@ def test_adapters_are_refused(make_causal_lm: Callable[..., PreTrainedModel]) ->
 def test_a_share_of_memory_that_is_none() -> None:
     with pytest.raises(UserError, match=r"gpu_memory_utilization=1.5 must lie between 0 and 1"):
         VllmEngine(gpu_memory_utilization=1.5)
+
+
+def test_sharded_models_are_refused(
+    make_causal_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf_lightning.models.engines.vllm.is_sharded", lambda model: True)
+    with pytest.raises(UserError, match=r"rollout=vllm works in a run of one process"):
+        VllmEngine().check(make_causal_lm("llama"))
