@@ -98,7 +98,7 @@ class Compiled:
             ) from error
 
 
-class _OneTypeLayer(StaticLayer):
+class _OneTypeLayer(StaticLayer):  # type: ignore[no-untyped-call]  # transformers' own has no types
     """Under autocast rotary positions leave keys in float32 and values in bfloat16, and transformers' layer has one
     dtype for both."""
 
