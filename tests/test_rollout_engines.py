@@ -82,6 +82,7 @@ def test_ppo_with_a_compiled_step(run: Callable[..., list[dict[str, str]]], monk
         graphs.append(graph)
         return graph.forward
 
+    torch.compiler.reset()  # what other tests have compiled
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
     rows = run("rollout.engine.compile=true")
     assert len(rows) == 2

@@ -105,6 +105,7 @@ def test_a_compiled_step_samples_from_the_policy_of_a_shared_base(
         graphs.append(graph)
         return graph.forward
 
+    torch.compiler.reset()  # what other tests have compiled
     monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
     module = make("shared", engine=NativeEngine(compile=True))
     run(module, *[{"prompts": prompts}] * 3)

@@ -32,6 +32,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> Counted:
         found.extend(tuple(x.shape) for x in tokens[:1])
         return graph.forward
 
+    torch.compiler.reset()  # what other tests have compiled
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     return found
 
