@@ -5,7 +5,7 @@ from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
-from rlhf_lightning.models.engines import NativeEngine, generate
+from rlhf_lightning.models.engines import ContinuousEngine, NativeEngine, VllmEngine, generate
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
 from rlhf_lightning.models.fidelity import outputs
 from rlhf_lightning.models.fingerprints import base_fingerprint, keep_base_fingerprints, weights_fingerprint
@@ -31,6 +31,7 @@ from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 __all__ = [
     "ADAPTER",
     "AdaptedScalar",
+    "ContinuousEngine",
     "Exported",
     "Generation",
     "Lora",
@@ -44,6 +45,7 @@ __all__ = [
     "ScalarModel",
     "SharedReward",
     "TokenLogprobs",
+    "VllmEngine",
     "WeightedSum",
     "adamw8bit",
     "adapter_active",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,14 @@ class Generation(NamedTuple):
 class RolloutEngine(Protocol):
     """Samples responses from a policy. All engines sample the same distribution, ``softmax(logits / temperature)``
     over the whole vocabulary, as closely as their arithmetic allows; none draws the same tokens for a seed."""
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a policy that the engine cannot sample from; called once, before anything is trained.
+
+        Raises:
+            UserError: what the engine cannot do, and what can.
+        """
+        ...
 
     def generate(
         self,
@@ -68,6 +77,29 @@ def check_request(model: nn.Module, lengths: Tensor, *, max_new_tokens: int, tem
     if temperature <= 0 and not greedy:
         raise UserError(f"temperature must be positive, got {temperature}; greedy=True takes the likeliest token")
     check_context(model, int(lengths.max()) + max_new_tokens)
+
+
+def check_numbers(logprobs: Tensor, rows: Tensor | None = None) -> None:
+    """Refuse tokens that were drawn from what is no distribution: log-probabilities [b, n] that are no numbers. The
+    message names the first such row, by its number in ``rows`` [b] where they are given.
+
+    Raises:
+        UserError: the logits were no numbers.
+    """
+    wrong = ~logprobs.isfinite()
+    if wrong.any():
+        row = int(wrong.any(1).nonzero()[0] if rows is None else rows[wrong.any(1)][0])
+        raise UserError(
+            f"the logits of row {row} are no numbers, so that no token can be drawn: the model's weights have "
+            "diverged or do not fit its dtype; lower module.learning_rate, or start from an earlier checkpoint, "
+            "or set model.dtype=float32"
+        )
+
+
+def padded(rows: Sequence[list[Any]], like: Tensor, fill: float) -> Tensor:
+    """Lists of numbers as one tensor [b, n], filled behind the shorter ones, on the device of ``like``."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=like.device)
 
 
 def as_generation(response_ids: Tensor, logprobs: Tensor | None, *, eos_token_id: int) -> Generation:

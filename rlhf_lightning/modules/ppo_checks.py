@@ -89,11 +89,13 @@ def check_start(module: PPOModule) -> None:
     """What is known once the roles are there and the data is set up.
 
     Raises:
-        UserError: see :func:`check_roles`; prompts and responses longer than the policy's context.
+        UserError: see :func:`check_roles`; prompts and responses longer than the policy's context; a policy that the
+            engine cannot sample from.
     """
     check_roles(module.policy, module.reference, module.value, module.reward, module.encoder)
     data = getattr(module.trainer, "datamodule", None)
     check_context(module.policy, data, new_tokens=module.max_new_tokens, key="max_prompt_length")
+    module.engine.check(module.policy)
 
 
 def check_roles(

@@ -23,6 +23,9 @@ class Stubborn:
     def __init__(self, logprobs: float | None) -> None:
         self.logprobs = logprobs
 
+    def check(self, model: nn.Module) -> None:
+        pass
+
     def generate(self, model: nn.Module, input_ids: Tensor, lengths: Tensor, **options: Any) -> Generation:
         count, eos = len(input_ids), options["eos_token_id"]
         ids = torch.tensor([[5, eos]]).repeat(count, 1)

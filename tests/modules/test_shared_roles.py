@@ -15,7 +15,9 @@ from rlhf_lightning.callbacks import PolicyEMA
 from rlhf_lightning.data import ComparisonBatch, Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
+    ContinuousEngine,
     Lora,
+    NativeEngine,
     Quantization,
     RewardModelScorer,
     SharedReward,
@@ -82,6 +84,33 @@ def make(
         return make_ppo(architecture, **settings | options)
 
     return build
+
+
+@pytest.mark.parametrize("quantization", ["fp32", "int8"])
+def test_continuous_batching_samples_from_the_policy_of_a_shared_base(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch, quantization: str
+) -> None:
+    module = make("shared", quantization=QUANTIZATIONS[quantization], engine=ContinuousEngine(page_size=16))
+    run(module, *[{"prompts": prompts}] * 3)
+    assert module.trainer.callback_metrics["rollout/engine_gap"] < (1e-4 if quantization == "fp32" else 2e-2)
+
+
+def test_a_compiled_step_samples_from_the_policy_of_a_shared_base(
+    run: Run, make: Callable[..., PPOModule], prompts: PromptBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters are switched between roles, and the step is compiled once all the same."""
+    graphs, real = [], torch.compile
+
+    def backend(graph: Any, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()  # what other tests have compiled
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
+    module = make("shared", engine=NativeEngine(compile=True))
+    run(module, *[{"prompts": prompts}] * 3)
+    assert module.trainer.callback_metrics["rollout/engine_gap"] < 1e-4
+    assert len(graphs) == 2  # that of the check, and the step
 
 
 @pytest.mark.parametrize("lora", [LORA, TOKENS, EMBEDDING], ids=["layers", "tokens", "embedding"])

@@ -7,18 +7,19 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import sample_tokens
+from rlhf_lightning.models.engines.agreement import check_agreement
 from rlhf_lightning.models.engines.autocast import cached_casts
+from rlhf_lightning.models.engines.compiled import Compiled
 from rlhf_lightning.models.engines.next_logits import NextLogits
-from rlhf_lightning.models.engines.prompts import read_prompts
-from rlhf_lightning.models.generation import Generation, as_generation, check_request
+from rlhf_lightning.models.engines.prompts import Prompts, read_prompts
+from rlhf_lightning.models.engines.steps import EagerSteps, Steps
+from rlhf_lightning.models.generation import Generation, as_generation, check_numbers, check_request
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.sharding import any_rank, is_sharded
 
 # Steps between two looks at who has ended: to look, a GPU must have finished, while a CPU has.
 _LOOK = {"cpu": 1}
 _LOOK_LATER = 8
-# Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
-_WORTH_MOVING = 0.8
 
 
 class NativeEngine:
@@ -30,12 +31,29 @@ class NativeEngine:
 
     Args:
         batch_size: prompts decoded together, in order of length; ``None``: all.
+        compile: decode under ``torch.compile``, on a GPU as CUDA graphs: rows and columns then come in few sizes, each
+            of which is compiled once. Rows leave when half have ended. For models whose layers keep all tokens.
     """
 
-    def __init__(self, *, batch_size: int | None = None) -> None:
+    def __init__(self, *, batch_size: int | None = None, compile: bool = False) -> None:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
         self.batch_size = batch_size
+        self._compiled = Compiled() if compile else None
+
+    def check(self, model: nn.Module) -> None:
+        """It samples from every model that PPO trains; not every one can be compiled.
+
+        Raises:
+            UserError: ``compile``, and the model or this machine cannot.
+        """
+        if self._compiled is None:
+            return
+        self._compiled.check(model)
+        # What is compiled is what this would run; the static cache is what some models read otherwise.
+        alike = NativeEngine()
+        alike._compiled = Compiled(compile=False)
+        check_agreement(alike, model, key="rollout.engine.compile=true", instead="set rollout.engine.compile=false")
 
     def generate(
         self,
@@ -53,10 +71,14 @@ class NativeEngine:
         """As :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`."""
         check_request(model, lengths, max_new_tokens=max_new_tokens, temperature=temperature, greedy=greedy)
         count = len(input_ids)
-        response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
-        logprobs = torch.zeros((count, max_new_tokens), device=input_ids.device)
-        decoding = _Decoding(model, response_ids, logprobs, eos_token_id, None if greedy else temperature, generator)
-        with generation_mode(model), cached_casts(input_ids.device.type):
+        # A validation's inference mode would have every shape compiled a second time.
+        inference = torch.is_inference_mode_enabled() and self._compiled is None
+        with torch.inference_mode(inference), generation_mode(model), cached_casts(input_ids.device.type):
+            response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
+            logprobs = torch.zeros((count, max_new_tokens), device=input_ids.device)
+            decoding = _Decoding(
+                model, response_ids, logprobs, eos_token_id, None if greedy else temperature, generator, self._compiled
+            )
             for rows in torch.split(torch.argsort(lengths, stable=True), self.batch_size or count):
                 decoding.run(rows, input_ids[rows], lengths[rows])
         return as_generation(response_ids, logprobs, eos_token_id=eos_token_id)
@@ -73,7 +95,9 @@ class _Decoding:
         eos_token_id: int,
         temperature: float | None,
         generator: torch.Generator | None,
+        compiled: Compiled | None,
     ) -> None:
+        self.compiled = compiled
         self.model, self.read = model, NextLogits(model)
         self.response_ids, self.logprobs = response_ids, logprobs
         self.eos_token_id, self.temperature, self.generator = eos_token_id, temperature, generator
@@ -82,10 +106,9 @@ class _Decoding:
     def run(self, rows: Tensor, input_ids: Tensor, lengths: Tensor) -> None:
         """Decode the prompts together, writing into the given ``rows`` of the results."""
         steps = self.response_ids.shape[1]
-        logits, cache, mask, positions = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1)
-        padded = not bool(mask.all())
-        mask = torch.cat([mask, mask.new_ones(len(mask), steps)], 1)
-        width = mask.shape[1] - steps
+        prompts = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1)
+        logits, decode = prompts.logits, self.steps(prompts, steps - 1)
+        del prompts  # its cache may have been copied
         alive = torch.ones_like(rows, dtype=torch.bool)
         unfinished = any_rank if is_sharded(self.model) else bool
         for step in range(steps):
@@ -100,16 +123,19 @@ class _Decoding:
                 remaining = int(alive.sum())
                 if not unfinished(remaining > 0):
                     break
-                if remaining <= _WORTH_MOVING * len(alive) and len(alive) > 1:
+                if decode.should_leave(remaining, len(alive)):
                     # A process that has nothing left steps on with one row for the others' sake.
                     kept = alive.nonzero().squeeze(1) if remaining else alive.new_zeros(1, dtype=torch.long)
-                    cache.batch_select_indices(kept)
-                    rows, chosen, positions, mask = rows[kept], chosen[kept], positions[kept], mask[kept]
-                    alive = alive[kept]
-            seen = mask[:, : width + step + 1] if padded else None
-            logits = self.read(chosen.unsqueeze(1), positions.unsqueeze(1), seen, cache)
-            positions = positions + 1
+                    decode.keep(kept)
+                    rows, chosen, alive = rows[kept], chosen[kept], alive[kept]
+            logits = decode(chosen)
         self.check(rows, step)
+
+    def steps(self, prompts: Prompts, steps: int) -> Steps:
+        """What decodes behind prompts that have been read."""
+        if self.compiled is None:
+            return EagerSteps(self.read, prompts, steps)
+        return self.compiled.steps(self.model, self.read, prompts, steps)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of every row and its log-probability, [b] each."""
@@ -120,14 +146,7 @@ class _Decoding:
 
     def check(self, rows: Tensor, step: int) -> None:
         """Refuse tokens that were drawn from what is no distribution."""
-        wrong = ~self.logprobs[rows, : step + 1].isfinite()
-        if wrong.any():
-            row = int(rows[wrong.any(1)][0])
-            raise UserError(
-                f"the logits of row {row} are no numbers, so that no token can be drawn: the model's weights have "
-                "diverged or do not fit its dtype; lower module.learning_rate, or start from an earlier checkpoint, "
-                "or set model.dtype=float32"
-            )
+        check_numbers(self.logprobs[rows, : step + 1], rows)
 
 
 def generate(

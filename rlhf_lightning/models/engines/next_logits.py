@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache
 
 
 class NextLogits:
@@ -22,7 +22,7 @@ class NextLogits:
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._takes_positions = "position_ids" in accepted
 
-    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
+    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
         """Logits [b, v], float32, behind the tokens [b, n] and a cache of c earlier ones, which grows by n.
 
         Shapes:

@@ -1,0 +1,63 @@
+"""Decoding steps over a cache that grows."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.models.engines.next_logits import NextLogits
+from rlhf_lightning.models.engines.prompts import Prompts
+
+# Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
+_WORTH_MOVING = 0.8
+
+
+class Steps(Protocol):
+    """What decodes rows whose prompts have been read."""
+
+    def __call__(self, chosen: Tensor) -> Tensor:
+        """Logits [b, v] of what follows the tokens [b] that were drawn last."""
+        ...
+
+    def should_leave(self, remaining: int, rows: int) -> bool:
+        """Whether rows that have ended are worth taking out, where ``remaining`` of ``rows`` have not."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the given rows, in ascending order, alone."""
+        ...
+
+
+class EagerSteps:
+    """Steps that read what the cache holds so far and nothing behind it.
+
+    Args:
+        read: the model's pass.
+        prompts: what it has read.
+        steps: the most that will be made.
+    """
+
+    def __init__(self, read: NextLogits, prompts: Prompts, steps: int) -> None:
+        self.read, self.cache, self.positions = read, prompts.cache, prompts.positions
+        self._padded = not bool(prompts.mask.all())
+        self._seen = prompts.mask.shape[1]
+        self._mask = torch.cat([prompts.mask, prompts.mask.new_ones(len(prompts.mask), steps)], 1)
+
+    def __call__(self, chosen: Tensor) -> Tensor:
+        """See :class:`Steps`."""
+        self._seen += 1
+        mask = self._mask[:, : self._seen] if self._padded else None
+        logits = self.read(chosen.unsqueeze(1), self.positions.unsqueeze(1), mask, self.cache)
+        self.positions = self.positions + 1
+        return logits
+
+    def should_leave(self, remaining: int, rows: int) -> bool:
+        """See :class:`Steps`."""
+        return remaining <= _WORTH_MOVING * rows and rows > 1
+
+    def keep(self, rows: Tensor) -> None:
+        """See :class:`Steps`."""
+        self.cache.batch_select_indices(rows)
+        self.positions, self._mask = self.positions[rows], self._mask[rows]
