@@ -10,10 +10,12 @@ from typing import Any
 from unittest import mock
 
 import lightning as L
-import scenarios
+import stage_runs
 import torch
 from lightning.pytorch.utilities import CombinedLoader
+from survival import Crash, Crashed
 from torch.utils.data import DataLoader, DistributedSampler
+from watching import Watch, result, trainer
 
 from rlhf_lightning.callbacks import IterationCheckpoint, newest_checkpoint
 from rlhf_lightning.data import DemonstrationDataModule, Encoder, collate_prompts, collate_tokens
@@ -23,8 +25,8 @@ from rlhf_lightning.modules import SFTModule
 
 def mixed(*, stage: str, **arguments: Any) -> dict[str, Any]:
     """A stage in bf16-mixed precision."""
-    with mock.patch.object(scenarios, "trainer", partial(scenarios.trainer, precision="bf16-mixed")):
-        found: dict[str, Any] = getattr(scenarios, stage)(**arguments)
+    with mock.patch.object(stage_runs, "trainer", partial(trainer, precision="bf16-mixed")):
+        found: dict[str, Any] = getattr(stage_runs, stage)(**arguments)
     return found
 
 
@@ -42,13 +44,13 @@ class Steps(L.Callback):
 
 def target_kl(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
     """PPO whose passes over a rollout end when the policy has moved far; five are the most."""
-    module = scenarios.ppo_module(
-        model, cls=scenarios.Reproducible, target_kl=2.5e-3, epochs=5, learning_rate=1e-3, ptx_coef=0.0
+    module = stage_runs.ppo_module(
+        model, cls=stage_runs.Reproducible, target_kl=2.5e-3, epochs=5, learning_rate=1e-3, ptx_coef=0.0
     )
-    steps, watch = Steps(), scenarios.Watch()
-    data = scenarios.ppo_data(model, files, iterations=4, text=None)
-    scenarios.trainer(strategy, world, steps, watch).fit(module, data)
-    return scenarios.result(watch) | {"counts": steps.counts}
+    steps, watch = Steps(), Watch()
+    data = stage_runs.ppo_data(model, files, iterations=4, text=None)
+    trainer(strategy, world, steps, watch).fit(module, data)
+    return result(watch) | {"counts": steps.counts}
 
 
 class Own(L.LightningDataModule):
@@ -80,14 +82,14 @@ class Own(L.LightningDataModule):
 
 def own_data(*, world: int, strategy: str, model: str, files: dict[str, str]) -> dict[str, Any]:
     """SFT and PPO on loaders that are none of this package's."""
-    watch, rollouts = scenarios.Watch(), scenarios.Watch()
+    watch, rollouts = Watch(), Watch()
     sft = SFTModule(policy=lambda: load_causal_lm(name=model), learning_rate=3e-4, micro_batch_size=2)
     size = 8 // world
-    scenarios.trainer(strategy, world, watch, max_steps=2).fit(sft, Own(model, files, batch_size=size, prompts=False))
-    ppo = scenarios.ppo_module(model, cls=scenarios.Reproducible, ptx_coef=0.0)
-    scenarios.trainer(strategy, world, rollouts).fit(ppo, Own(model, files, batch_size=size, prompts=True))
+    trainer(strategy, world, watch, max_steps=2).fit(sft, Own(model, files, batch_size=size, prompts=False))
+    ppo = stage_runs.ppo_module(model, cls=stage_runs.Reproducible, ptx_coef=0.0)
+    trainer(strategy, world, rollouts).fit(ppo, Own(model, files, batch_size=size, prompts=True))
     prompts = [output["rollout"].prompts for output in rollouts.outputs]
-    return scenarios.result(watch) | {"prompts": prompts, "ppo": rollouts.end}
+    return result(watch) | {"prompts": prompts, "ppo": rollouts.end}
 
 
 class LonelyStop(L.Callback):
@@ -119,7 +121,7 @@ def lonely_stop(
         batch_size=8,
     )
     callbacks = [stop, IterationCheckpoint(folder=folder, every=100)]
-    scenarios.trainer(strategy, world, *callbacks, val_check_interval=3).fit(module, data)
+    trainer(strategy, world, *callbacks, val_check_interval=3).fit(module, data)
     return {"batches": stop.batches, "saved": newest_checkpoint(folder)}
 
 
@@ -150,12 +152,12 @@ def dropout(
 ) -> dict[str, Any]:
     """SFT with dropout, under one seed for all processes, as rlhf-train sets it."""
     L.seed_everything(99 if resume else 17, verbose=False)  # whatever a process did before must not matter
-    dropped, watch = Dropped(), scenarios.Watch()
+    dropped, watch = Dropped(), Watch()
     module = SFTModule(policy=lambda: load_causal_lm(name=model, dropout=0.3), learning_rate=1e-3, micro_batch_size=2)
     data = DemonstrationDataModule(encoder=Encoder.from_pretrained(model), train=files["demonstrations"], batch_size=8)
-    callbacks = [dropped, watch, IterationCheckpoint(folder=folder), *([scenarios.Crash(crash)] if crash else [])]
-    with contextlib.suppress(scenarios.Crashed):
-        scenarios.trainer(strategy, world, *callbacks).fit(
+    callbacks = [dropped, watch, IterationCheckpoint(folder=folder), *([Crash(crash)] if crash else [])]
+    with contextlib.suppress(Crashed):
+        trainer(strategy, world, *callbacks).fit(
             module, data, ckpt_path=newest_checkpoint(Path(folder)) if resume else None, weights_only=True
         )
     return {"masks": dropped.masks, "last": watch.last}

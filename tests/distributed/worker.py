@@ -16,7 +16,6 @@ import time
 import warnings
 from pathlib import Path
 
-import combinations
 import scenarios
 import torch
 
@@ -29,7 +28,7 @@ if __name__ == "__main__":
     for step in plan:
         os.environ["WORLD_SIZE"] = str(WORLD)  # Lightning takes it away at the end of a fit
         name, scenario = step.pop("name"), step.pop("scenario")
-        run = getattr(scenarios if hasattr(scenarios, scenario) else combinations, scenario)
+        run = getattr(scenarios, scenario)
         torch.manual_seed(0)
         begin = time.monotonic()
         found = run(world=WORLD, **step)
