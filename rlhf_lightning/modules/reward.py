@@ -227,7 +227,7 @@ class RewardModule(L.LightningModule):
         sums = {name: torch.zeros((), device=self.device) for name in ("loss", "correct")}
         longest, sequences = longest_per_prompt(batch), torch.bincount(batch.group)
         limits = (self.micro_batch_size, self.micro_batch_tokens)
-        parts = micro_batches(longest, *limits, sequences=sequences, few_passes=self.world.sharded)
+        parts = micro_batches(longest, *limits, sequences=sequences, few_passes=self.world.sharded or self.share_prompt)
         for chosen, counts in self.world.in_step(parts):
             part = comparison_rows(batch, chosen.to(self.device))
             scores = self._scores(part)

@@ -44,11 +44,15 @@ class Row(NamedTuple):
     targets: tuple[float, float]
     settings: tuple[str, ...] = ()
     bf16_settings: tuple[str, ...] = ()
+    bf16_options: tuple[str, ...] = ()
     runs: int = 1  # times those asked for; lengths that are drawn want more
 
 
 PPO, SFT = "PPO iteration, 5.6M Llama, 64 episodes", "SFT, examples of 16 to 512 tokens, packs of 512"
 RM = "reward training, K = 9, prompt 128, completions 48"
+FROZEN = ("model.frozen_dtype=bf16",)  # as the peer's reference and reward model
+# Of both sides: on a CPU torch's fused attention is slower in bf16 than plain products at these lengths.
+EAGER = ("--attention", "eager")
 ROWS = {
     "ppo_full": Row(
         f"{PPO}, responses of full 64 tokens",
@@ -57,6 +61,8 @@ ROWS = {
         ppo_iteration.OURS,
         ppo_iteration.PEER,
         (1.35, 3.0),
+        bf16_settings=FROZEN,
+        bf16_options=EAGER,
     ),
     "ppo_short": Row(
         f"{PPO}, responses of about 20 of 64 tokens",
@@ -65,6 +71,8 @@ ROWS = {
         ppo_iteration.OURS,
         ppo_iteration.PEER,
         (3.2, 5.0),
+        bf16_settings=FROZEN,
+        bf16_options=EAGER,
         runs=2,
     ),
     "generation": Row(
@@ -74,6 +82,7 @@ ROWS = {
         ppo_iteration.OURS,
         generation.PEER,
         (2.5, 3.0),
+        bf16_options=EAGER,
         runs=2,
     ),
     "reward_plain": Row(RM, ("reward.py",), "trl-1.16.0", reward.PLAIN, reward.PEER, (6.0, 6.0)),
@@ -109,6 +118,7 @@ def command_of(row: Row, dtype: str, arguments: argparse.Namespace) -> list[str]
     """The command line of a row's benchmark. Rows with the same one share its run."""
     python = sys.executable if row.peer is None else str(arguments.peers / row.peer / "bin/python")
     found = [*row.command, "--dtype", dtype, "--runs", str(row.runs * arguments.runs), "--peer", python]
+    found += row.bf16_options if dtype == "bf16" else ()
     settings = [*row.settings, *(row.bf16_settings if dtype == "bf16" else ())]
     return [*found, "--set", *settings] if settings else found
 

@@ -24,6 +24,7 @@ PEER = "transformers generate"
 def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
     """transformers' side of the same work."""
     settings: dict[str, Any] = {**given, "max_new_tokens": arguments.max_new_tokens, "dtype": arguments.dtype}
+    settings["attention"] = arguments.attention
     return Contestant(PEER, arguments.peer, "peers/transformers_generate.py", settings)
 
 

@@ -71,6 +71,7 @@ def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episod
         f"module.epochs={arguments.epochs}",
         f"module.learning_rate={arguments.learning_rate}",
         f"module.value_learning_rate={arguments.learning_rate}",
+        *([f"model.attn_implementation={arguments.attention}"] if arguments.attention else []),
     ]
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
     return sides.stage(name, "ppo", arguments, overrides, callback)
@@ -85,6 +86,7 @@ def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
         "epochs": arguments.epochs,
         "max_new_tokens": arguments.max_new_tokens,
         "dtype": arguments.dtype,
+        "attention": arguments.attention,
         "learning_rate": arguments.learning_rate,
     }
     return Contestant(PEER, arguments.peer, "peers/trl_ppo.py", settings)
@@ -156,6 +158,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, default=1)
     made.add_argument("--learning-rate", type=float, default=1e-6)
     made.add_argument("--scaling", type=int, nargs="+", metavar="EPISODES", help="iterations of these sizes instead")
+    made.add_argument("--attention", help="attn_implementation of all models of both sides; default: transformers' own")
     made.set_defaults(rollouts_only=False)
     return made
 

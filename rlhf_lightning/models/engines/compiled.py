@@ -12,7 +12,7 @@ from transformers import StaticCache
 from transformers.cache_utils import StaticLayer
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.engines.kv_cache import can_be_joined, preallocated_cache
+from rlhf_lightning.models.engines.kv_cache import as_attention_reads, can_be_joined, preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
 from rlhf_lightning.models.sharding import is_sharded
@@ -99,11 +99,10 @@ class Compiled:
 
 
 class _OneTypeLayer(StaticLayer):  # type: ignore[no-untyped-call]  # transformers' own has no types
-    """Under autocast rotary positions leave keys in float32 and values in bfloat16, and transformers' layer has one
-    dtype for both."""
+    """transformers' layer, which has one dtype for both, with :func:`as_attention_reads`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return super().update(key_states, value_states.to(key_states.dtype), *args, **kwargs)
+        return super().update(*as_attention_reads(key_states, value_states), *args, **kwargs)
 
 
 class CompiledSteps:

@@ -27,11 +27,7 @@ class PreallocatedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [b, h, n, d]; returns all keys and values up to there."""
-        device = key_states.device.type
-        if torch.is_autocast_enabled(device):
-            # As attention will read them: rotary positions leave keys in float32, and each step would convert them all.
-            dtype = torch.get_autocast_dtype(device)
-            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
+        key_states, value_states = as_attention_reads(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -70,6 +66,16 @@ class PreallocatedLayer(DynamicLayer):
         """Forget everything."""
         self._buffers = []
         super().reset()
+
+
+def as_attention_reads(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Under autocast rotary positions leave keys in float32 and values in bfloat16, and each step's attention would
+    convert all keys anew; a cache holds both as attention reads them."""
+    device = keys.device.type
+    if not torch.is_autocast_enabled(device):
+        return keys, values
+    dtype = torch.get_autocast_dtype(device)
+    return keys.to(dtype), values.to(dtype)
 
 
 def preallocated_cache(config: Any, width: int) -> DynamicCache:

@@ -20,7 +20,11 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if settings["dtype"] == "bf16" else torch.float32
     tokenizer = AutoTokenizer.from_pretrained(settings["policy"], padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(settings["policy"], dtype=dtype).to(device).eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(settings["policy"], dtype=dtype, attn_implementation=settings["attention"])
+        .to(device)
+        .eval()
+    )
     lines = Path(settings["prompts"]).read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["prompt"] for line in lines]
     batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False).to(device)

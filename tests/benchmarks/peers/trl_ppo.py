@@ -64,7 +64,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SETTINGS["policy"], padding_side="left")
     lines = Path(SETTINGS["prompts"]).read_text(encoding="utf-8").splitlines()
     rows = Dataset.from_list([{"input_ids": tokenizer(json.loads(line)["prompt"])["input_ids"]} for line in lines])
-    frozen = torch.bfloat16 if BF16 and SETTINGS.get("frozen_bf16", True) else torch.float32
+    trained = {"dtype": torch.float32, "attn_implementation": SETTINGS["attention"]}
+    frozen = trained | {"dtype": torch.bfloat16} if BF16 and SETTINGS.get("frozen_bf16", True) else trained
     with tempfile.TemporaryDirectory() as folder:
         arguments = PPOConfig(
             output_dir=folder,
@@ -91,10 +92,10 @@ def main() -> None:
         trainer = PPOTrainer(
             args=arguments,
             processing_class=tokenizer,
-            model=AutoModelForCausalLM.from_pretrained(SETTINGS["policy"], dtype=torch.float32),
-            ref_model=AutoModelForCausalLM.from_pretrained(SETTINGS["policy"], dtype=frozen),
-            reward_model=AutoModelForSequenceClassification.from_pretrained(SETTINGS["reward"], dtype=frozen),
-            value_model=AutoModelForSequenceClassification.from_pretrained(SETTINGS["reward"], dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(SETTINGS["policy"], **trained),
+            ref_model=AutoModelForCausalLM.from_pretrained(SETTINGS["policy"], **frozen),
+            reward_model=AutoModelForSequenceClassification.from_pretrained(SETTINGS["reward"], **frozen),
+            value_model=AutoModelForSequenceClassification.from_pretrained(SETTINGS["reward"], **trained),
             train_dataset=rows,
             callbacks=[Turns()],
         )
