@@ -15,6 +15,7 @@ from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, generate
 from rlhf_lightning.modules import ppo_checks as checks
+from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.experience import (
     decode_responses,
@@ -150,6 +151,7 @@ class PPOModule(L.LightningModule):
         self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
+        note_trained(self)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is trained."""
