@@ -19,7 +19,7 @@ from rlhf_lightning.separate_run import check_one_node, has_processes, train_sep
 
 
 def config(run_dir: Path, **trainer: object) -> DictConfig:
-    text = "a text with 'quotes', = and spaces"
+    text = "a text with 'quotes', =, spaces and \\${data} or \\\\\\${data}"  # the last two are no references
     return OmegaConf.create({"run_dir": str(run_dir), "data": {"train": text}, "trainer": {"devices": 2, **trainer}})
 
 
