@@ -178,9 +178,14 @@ def test_patience_has_an_end(command: Path, tmp_path: Path, monkeypatch: pytest.
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=tell)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        train_separately(config(tmp_path), "sft")
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            train_separately(config(tmp_path), "sft")
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     number = int((tmp_path / "ready").read_text())
     time.sleep(0.1)
