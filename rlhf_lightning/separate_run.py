@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,9 +78,10 @@ def train_separately(config: DictConfig, name: str) -> dict[str, float]:
     folder = run_dir / COMMAND
     folder.mkdir(parents=True, exist_ok=True)
     (run_dir / METRICS).unlink(missing_ok=True)
-    own: Any = OmegaConf.to_container(config, resolve=True)
+    own: Any = _literal(OmegaConf.to_container(config, resolve=True))
     hydra = {"run": {"dir": str(run_dir)}, "output_subdir": None, "job": {"chdir": False}}
-    OmegaConf.save(OmegaConf.create({**own, "run_dir": str(run_dir), "hydra": hydra}), folder / "step.yaml")
+    places: Any = _literal({"run_dir": str(run_dir), "hydra": hydra})
+    OmegaConf.save(OmegaConf.create({**own, **places}), folder / "step.yaml")
     command = [sys.executable, "-m", "rlhf_lightning.train", "--config-dir", str(folder), "--config-name", "step"]
     code = _finished(subprocess.Popen(command, env=_environment()))
     if code in (REQUEUE, -signal.SIGTERM):
@@ -108,6 +110,15 @@ def check_job(resume: str | None) -> None:
 def in_local_job() -> bool:
     """Whether this process is a job that submitit runs on this machine, whose command is not ``rlhf-train``."""
     return os.environ.get(SUBMITIT) == "local"
+
+
+def _literal(node: Any) -> Any:
+    """A resolved config whose texts are read back as they are: a ``${`` that is left in one is meant so."""
+    if isinstance(node, dict):
+        return {key: _literal(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_literal(value) for value in node]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", node) if isinstance(node, str) else node
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
+from rlhf_lightning.modules.compatibility import check_shards
 from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     L.seed_everything(config.seed, verbose=False)
     if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
-        if checkpoint is not None:
+        if checkpoint is None:
+            OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
+        else:
             put_aside(run_dir / "csv")
     data = instantiate(config.data)
     with reward_of_first(rank(), strategy_name(config.trainer.strategy) == "fsdp2"):
@@ -62,6 +64,10 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     loggers = [instantiate(node) for node in (config.get("logger") or {}).values() if node is not None]
     if not config.trainer.enable_progress_bar:
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
+    if checkpoint is not None:
+        callbacks.append(KeepConfig(config))
+    if checkpoint is not None and checkpoint.is_dir():
+        callbacks.append(ComparedShards(checkpoint))
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     try:
         with processes_of_one_run(run_dir):
@@ -79,6 +85,30 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     if rank() == 0:
         (run_dir / METRICS).write_text(json.dumps(metrics, indent=1))
     return metrics
+
+
+class ComparedShards(L.Callback):
+    """A sharded checkpoint is compared with the model when that is made and the shards are not read yet."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before Lightning reads the shards."""
+        check_shards(pl_module, self.checkpoint)
+
+
+class KeepConfig(L.Callback):
+    """Writes the ``config.yaml`` of a run that goes on from a checkpoint once that is accepted: what a refused run was
+    told would else stand beside the checkpoints of another."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Everything is restored by now."""
+        if trainer.is_global_zero:
+            OmegaConf.save(self.config, Path(self.config.run_dir) / "config.yaml", resolve=True)
 
 
 def resume_from(resume: str | None, run_dir: Path) -> Path | None:

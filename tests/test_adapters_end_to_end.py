@@ -104,6 +104,20 @@ def test_a_checkpoint_becomes_a_model_or_an_adapter(
     assert (Path("alone") / "tokenizer.json").exists()
 
 
+def test_a_refused_resume_leaves_the_runs_own_config(
+    script: Callable[..., None], causal_lm_folders: dict[str, Path]
+) -> None:
+    write("d.jsonl", *[{"prompt": "say hi", "response": "hi there"}] * 4)
+    command = ["stage=sft", f"model.name={causal_lm_folders['llama']}", "data.train=d.jsonl", "run_dir=sft"]
+    script(train.main, *command, "model/lora=default", "trainer.max_epochs=2")
+    before = Path("sft/config.yaml").read_text()
+    with pytest.raises(SystemExit):
+        script(train.main, *command, "trainer.max_epochs=3", "resume=auto")
+    assert Path("sft/config.yaml").read_text() == before
+    script(train.main, *command, "model/lora=default", "trainer.max_epochs=3", "resume=auto")
+    assert "max_epochs: 3" in Path("sft/config.yaml").read_text()
+
+
 CHAT = (
     "{% for m in messages %}{{ m['role'] }}. {{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}"
     "{% endif %}Ċ{% endfor %}{% if add_generation_prompt %}assistant. {% endif %}"

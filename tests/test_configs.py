@@ -148,3 +148,24 @@ def test_options_of_an_adapter_reach_every_stage_of_an_experiment(experiment: st
         lora = config.steps[step].model.lora
         assert (lora.rank, lora.dropout, list(lora.trainable_tokens)) == (5, 0.25, ["eos"]), step
         assert set(lora) == set(config.model.lora), step
+
+
+def test_the_experiment_of_a_pipeline_chooses_the_strategy_of_all_steps_or_one(tmp_path: Path) -> None:
+    """The command line overrules it."""
+    (tmp_path / "experiment").mkdir()
+    for name, chosen in (("all", "/strategy: ddp"), ("one", "/strategy@steps.sft.strategy: ddp")):
+        text = f"# @package _global_\ndefaults:\n  - quickstart\n  - override {chosen}\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+
+    def strategies(*overrides: str) -> dict[str, str]:
+        config = composed("pipeline", f"hydra.searchpath=[file://{tmp_path}]", *overrides)
+        return {name: step.strategy._target_ for name, step in config.steps.items() if step and "strategy" in step}
+
+    auto, ddp, fsdp2 = (
+        composed("train", "stage=sft", f"strategy={name}").strategy._target_ for name in ("auto", "ddp", "fsdp2")
+    )
+    steps = strategies("experiment=quickstart").keys()
+    assert strategies("experiment=all") == dict.fromkeys(steps, ddp)
+    assert strategies("experiment=one") == dict.fromkeys(steps, auto) | {"sft": ddp}
+    assert strategies("experiment=one", "strategy=fsdp2") == dict.fromkeys(steps, fsdp2) | {"sft": ddp}
+    assert strategies("experiment=one", "strategy@steps.sft.strategy=fsdp2")["sft"] == fsdp2

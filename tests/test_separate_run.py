@@ -19,7 +19,7 @@ from rlhf_lightning.separate_run import check_one_node, has_processes, train_sep
 
 
 def config(run_dir: Path, **trainer: object) -> DictConfig:
-    text = "a text with 'quotes', = and spaces"
+    text = "a text with 'quotes', =, spaces and \\${data} or \\\\\\${data}"  # the last two are no references
     return OmegaConf.create({"run_dir": str(run_dir), "data": {"train": text}, "trainer": {"devices": 2, **trainer}})
 
 
@@ -178,9 +178,14 @@ def test_patience_has_an_end(command: Path, tmp_path: Path, monkeypatch: pytest.
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=tell)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        train_separately(config(tmp_path), "sft")
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            train_separately(config(tmp_path), "sft")
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     number = int((tmp_path / "ready").read_text())
     time.sleep(0.1)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.models import base_fingerprint, has_adapters
 
+_TRAINED = "trained_beside_bases"
+
 
 def check_precision(module: Any) -> None:
     """Refuse to convert a whole model with an adapter: the adapter would train in half precision, and the base would
@@ -32,6 +34,11 @@ def keep_bases_apart(module: nn.Module) -> None:
     # torch leaves both untyped
     module.register_state_dict_post_hook(_leave_out)  # type: ignore[no-untyped-call]
     module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]
+
+
+def note_trained(module: nn.Module) -> None:
+    """Remember what trains once the models are made: who freezes a module later still saves and loads all of it."""
+    setattr(module, _TRAINED, _trained(module))
 
 
 def note_bases(module: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -71,12 +78,16 @@ def _fill_in(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -
 
 def _frozen(module: nn.Module) -> dict[str, Tensor]:
     """What does not train in models with adapters, by its name in the state of ``module``."""
+    trained = _trained(module) | getattr(module, _TRAINED, set())
     found: dict[str, Tensor] = {}
     for role, _ in _adapted(module):
-        child = module.get_submodule(role)
-        trained = {name for name, weight in child.named_parameters(remove_duplicate=False) if weight.requires_grad}
-        found |= {f"{role}.{name}": weight for name, weight in child.state_dict().items() if name not in trained}
+        weights = module.get_submodule(role).state_dict(prefix=f"{role}.")
+        found |= {name: weight for name, weight in weights.items() if name not in trained}
     return found
+
+
+def _trained(module: nn.Module) -> set[str]:
+    return {name for name, weight in module.named_parameters(remove_duplicate=False) if weight.requires_grad}
 
 
 def _fingerprints(module: nn.Module) -> dict[str, str]:

@@ -16,6 +16,7 @@ from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, ScalarModel, TokenLogprobs
 from rlhf_lightning.modules import ppo_checks as checks
+from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.experience import (
     decode_responses,
     engine_gap,
@@ -62,12 +63,10 @@ class PPOModule(L.LightningModule):
         clip, value_clip: ε of the policy (the paper: 0.2) and of the value (not in the paper: 0.2; ``None``: off).
         value_coef: weight of the value loss (not in the paper: 0.1).
         ptx_coef: γ_ptx (the paper: 27.8); needs text in the batches.
-        whiten_advantages, whiten_rewards: advantages to mean 0 and variance 1; rewards scaled only (not in the
-            paper: on and off).
+        whiten_advantages, whiten_rewards: advantages to mean 0, variance 1; rewards scaled only (not in the paper).
         missing_eos, missing_eos_penalty: see :func:`~rlhf_lightning.functional.missing_eos_scores`.
         minibatch_size: episodes per optimizer step (the paper: 64).
-        micro_batch_size, micro_batch_tokens: most sequences and tokens, padding included, of a forward and backward
-            pass; a whole minibatch by default. No gradient depends on them.
+        micro_batch_size, micro_batch_tokens: most sequences and tokens of a pass; by default those of a minibatch.
         epochs: passes over each rollout (the paper: 1).
         target_kl: no further pass once KL(old, new) exceeds it; ``None``: never.
         learning_rate, value_learning_rate: of the two roles; the value's defaults to the paper's 9e-6.
@@ -155,6 +154,7 @@ class PPOModule(L.LightningModule):
         self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
+        note_trained(self)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is trained."""

@@ -21,7 +21,13 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
+from rlhf_lightning.modules.adapter_checkpoints import (
+    check_bases,
+    check_precision,
+    keep_bases_apart,
+    note_bases,
+    note_trained,
+)
 from rlhf_lightning.modules.batching import (
     by_length,
     check_micro_batch,
@@ -110,6 +116,7 @@ class RewardModule(L.LightningModule):
                 reward_model = trainable(self._reward_model_factory(), role="reward model")
             self.reward_model = shard(reward_model, self.device_mesh)
             self._tree_states = PromptTreeStates(self.reward_model.model)
+            note_trained(self)
 
     def setup(self, stage: str) -> None:
         """Refuse what this module cannot do yet; look who else trains."""

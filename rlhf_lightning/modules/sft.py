@@ -20,7 +20,13 @@ from rlhf_lightning.models import (
     through,
     trainable,
 )
-from rlhf_lightning.modules.adapter_checkpoints import check_bases, check_precision, keep_bases_apart, note_bases
+from rlhf_lightning.modules.adapter_checkpoints import (
+    check_bases,
+    check_precision,
+    keep_bases_apart,
+    note_bases,
+    note_trained,
+)
 from rlhf_lightning.modules.batching import check_micro_batch, micro_batches, token_rows
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
@@ -100,6 +106,7 @@ class SFTModule(L.LightningModule):
             self.policy = shard(policy, self.device_mesh)
             self._logprobs = TokenLogprobs(self.policy)
             self._packed_states = PackedStates(self.policy)
+            note_trained(self)
 
     def setup(self, stage: str) -> None:
         """Refuse what this module cannot do yet; look who else trains."""

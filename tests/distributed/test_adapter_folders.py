@@ -111,3 +111,9 @@ def test_a_sharded_checkpoint_of_an_adapter_holds_what_trains_and_is_exported(
     )
     assert again.returncode == 1
     assert f"was trained on base {known}, this run's is" in again.stderr
+    without = [value for value in arguments if not value.startswith(("model/lora", "model.lora", "trainer.devices"))]
+    plain = subprocess.run(
+        [*TRAIN, *without, base, "trainer.max_steps=3", "resume=auto"], timeout=100, capture_output=True, text=True
+    )
+    assert plain.returncode == 1
+    assert "the checkpoint holds an adapter and this run trains none" in plain.stderr.splitlines()[-1]
