@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
@@ -46,6 +50,29 @@ def processes_of_one_run(run_dir: Path) -> Iterator[None]:
                 os.environ[name] = value
         if dist.is_available() and dist.is_initialized() and not connected:
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def ending_together(trainer: Any) -> Iterator[None]:
+    """Within it, SIGTERM to the process that starts the others ends them, too: until training listens to it, they
+    would be left behind, waiting for one that is gone."""
+    alone = threading.current_thread() is not threading.main_thread()
+    if alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None and hasattr(launcher, "kill"):
+            launcher.kill(number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _own_configs() -> list[str]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
 from rlhf_lightning.errors import CheckpointError, UserError
-from rlhf_lightning.launching import processes_of_one_run, rank
+from rlhf_lightning.launching import ending_together, processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
@@ -70,7 +70,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         callbacks.append(ComparedShards(checkpoint))
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     try:
-        with processes_of_one_run(run_dir):
+        with processes_of_one_run(run_dir), ending_together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     except CheckpointError as error:
         raise UserError(f"{checkpoint}: {error}") from error
