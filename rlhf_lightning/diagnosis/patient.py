@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch, collate_prompts, collate_tokens
 from rlhf_lightning.diagnosis.finding import NothingToCheck
-from rlhf_lightning.models import check_vocabulary, context_length, is_quantized
+from rlhf_lightning.models import check_vocabulary, computes_exactly, context_length
 
 PROMPTS = ("hi", "say a word", "what is a cat?", "tell me more of it", "why", "name two of them", "go on", "is it so?")
 RESPONSES = ("yes", "a cat sat on it.", "no", "it is so, as i said")
@@ -61,9 +61,7 @@ class Patient:
     @property
     def tolerance(self) -> float:
         """Most nats by which two ways to compute a log-probability may differ: rounding, in the type of the weights."""
-        weights = self.model.get_input_embeddings().weight
-        exact = weights.dtype == torch.float32 and not is_quantized(self.model)
-        return 1e-3 if exact else 1e-1
+        return 1e-3 if computes_exactly(self.model) else 1e-1
 
     def prompts(self) -> PromptBatch:
         """Prompts of different lengths that fit the model's context with a response."""

@@ -18,7 +18,7 @@ from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
 from rlhf_lightning.models.parameter_kinds import trained_by_kind
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
-from rlhf_lightning.models.quantization import Quantization, is_quantized
+from rlhf_lightning.models.quantization import Quantization, computes_exactly, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
@@ -56,6 +56,7 @@ __all__ = [
     "base_fingerprint",
     "check_causal_lm",
     "check_vocabulary",
+    "computes_exactly",
     "context_length",
     "embedding_rows",
     "export_model",

@@ -10,7 +10,7 @@ from rlhf_lightning.models.engines.kv_cache import preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.forward import hidden_states, logits_head
 from rlhf_lightning.models.modes import generation_mode
-from rlhf_lightning.models.quantization import is_quantized
+from rlhf_lightning.models.quantization import computes_exactly
 
 LONG, SHORT = 6, 4
 
@@ -60,8 +60,7 @@ def _disagreement(model: nn.Module) -> str | None:
         padded[1, SHORT:] = 0
         training = head(hidden_states(model, padded)).float()
         cached = _last_of_each(model, ids)
-    exact = weight.dtype == torch.float32 and not is_quantized(model)
-    limit = (1e-3 if exact else 1e-1) * float(expected.abs().max().clamp(min=1.0))
+    limit = (1e-3 if computes_exactly(model) else 1e-1) * float(expected.abs().max().clamp(min=1.0))
 
     def differ(found: Tensor, wanted: Tensor) -> bool:
         return not bool((found - wanted).abs().max() <= limit)  # NaN differs

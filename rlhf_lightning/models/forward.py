@@ -14,7 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import head_logprobs
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
-from rlhf_lightning.models.quantization import is_quantized
+from rlhf_lightning.models.quantization import computes_exactly
 from rlhf_lightning.models.sharding import through
 
 
@@ -155,8 +155,7 @@ def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         probe = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0)
         expected = model(input_ids=probe).logits.float()
         found = through(model, lambda: head(hidden_states(model, probe))).float()
-    exact = next(model.parameters()).dtype == torch.float32 and not is_quantized(model)
-    tolerance = 1e-4 if exact else 5e-2
+    tolerance = 1e-4 if computes_exactly(model) else 5e-2
     if (expected - found).abs().max() > tolerance * expected.abs().max().clamp(min=1.0):
         raise UserError(
             f"the logits of {type(model).__name__} are not a plain projection of its last hidden state; "

@@ -134,6 +134,12 @@ def _say_once(name: str) -> None:
         logger.addFilter(_FirstOfEach())
 
 
+def computes_exactly(model: nn.Module) -> bool:
+    """Whether two ways to compute the same differ by the rounding of float32 alone: weights in float32, not
+    quantised."""
+    return next(model.parameters()).dtype == torch.float32 and not is_quantized(model)
+
+
 def is_quantized(model: nn.Module) -> bool:
     """Whether a transformers model stores weights in fewer bits."""
     return bool(getattr(model, "is_quantized", False))

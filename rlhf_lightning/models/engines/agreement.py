@@ -10,7 +10,7 @@ from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.forward import TokenLogprobs
 from rlhf_lightning.models.generation import RolloutEngine
 from rlhf_lightning.models.modes import generation_mode
-from rlhf_lightning.models.quantization import is_quantized
+from rlhf_lightning.models.quantization import computes_exactly
 
 _EXACT, _ROUNDED = 1e-4, 0.2  # nats a token
 _PROMPTS = (6, 3)
@@ -52,8 +52,7 @@ def check_agreement(
             whole = torch.cat([rows[row, :length], found.response_ids[row]]).unsqueeze(0)
             expected, _ = score(whole, torch.arange(whole.shape[1], device=weight.device).unsqueeze(0) >= length)
             gap = max(gap, float((found.logprobs[row] - expected).abs().max()))
-    exact = weight.dtype == torch.float32 and not is_quantized(model)
-    if not gap <= (tolerance or (_EXACT if exact else _ROUNDED)):
+    if not gap <= (tolerance or (_EXACT if computes_exactly(model) else _ROUNDED)):
         raise UserError(
             f"{key} computes {type(model).__name__} otherwise than its own forward pass does: log-probabilities "
             f"differ by {gap:.2g} nats; {instead}"
