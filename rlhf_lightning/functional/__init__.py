@@ -2,7 +2,7 @@
 
 from rlhf_lightning.functional.centering import centering_direction
 from rlhf_lightning.functional.gae import generalized_advantage_estimation
-from rlhf_lightning.functional.grouping import group_sizes
+from rlhf_lightning.functional.grouping import group_sizes, groups_of_like_length
 from rlhf_lightning.functional.kl import adaptive_kl_coef, kl_estimate
 from rlhf_lightning.functional.logprobs import head_logprobs, selected_logprobs
 from rlhf_lightning.functional.losses import (
@@ -36,6 +36,7 @@ __all__ = [
     "explained_variance",
     "generalized_advantage_estimation",
     "group_sizes",
+    "groups_of_like_length",
     "head_logprobs",
     "kl_estimate",
     "masked_mean",

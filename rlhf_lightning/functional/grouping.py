@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 PADDING = 1.1
 """Tokens of a group, padding included, for each real one: beyond it a longer sequence begins a new group."""
@@ -43,3 +47,35 @@ def group_sizes(
             size, count, real = 0, 0, 0
         size, count, real = size + 1, count + number, real + number * length
     return [*groups, size] if size else groups
+
+
+def groups_of_like_length(
+    lengths: Tensor,
+    *,
+    rows: int | None = None,
+    tokens: int | None = None,
+    sequences: Tensor | None = None,
+    few: bool = False,
+) -> list[Tensor]:
+    """The rows of the groups of :func:`group_sizes`, shortest first.
+
+    The indices are on the CPU, where the shapes of what follows are decided: a GPU is asked at most once, here.
+
+    Args:
+        lengths, sequences: [b], in any order.
+        rows, tokens: as in :func:`group_sizes`.
+        few: rather pad than make one more group.
+
+    Returns:
+        Index tensors that cover 0..b−1 once.
+    """
+    lengths = lengths.cpu()
+    order = torch.argsort(lengths, stable=True)
+    sizes = group_sizes(
+        lengths[order].tolist(),
+        rows=rows,
+        tokens=tokens,
+        sequences=None if sequences is None else sequences.cpu()[order].tolist(),
+        padding=math.inf if few else PADDING,
+    )
+    return list(torch.split(order, sizes))

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import check_context
 
+INSTEAD = "take rollout=native, which samples from the same distribution"
+"""The way out where another engine cannot."""
+
 
 class Generation(NamedTuple):
     """Sampled responses. Shapes: response_ids [b, t], right padded; lengths [b]; finished [b], bool; logprobs [b, t]:
@@ -96,10 +99,38 @@ def check_numbers(logprobs: Tensor, rows: Tensor | None = None) -> None:
         )
 
 
-def padded(rows: Sequence[list[Any]], like: Tensor, fill: float) -> Tensor:
-    """Lists of numbers as one tensor [b, n], filled behind the shorter ones, on the device of ``like``."""
+def as_lists(input_ids: Tensor, lengths: Tensor) -> list[list[int]]:
+    """Right-padded rows [b, p] with ``lengths`` [b] as lists without padding."""
+    return [row[:length] for row, length in zip(input_ids.tolist(), lengths.tolist(), strict=True)]
+
+
+def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
+    """Seeds for what has a source of randomness of its own, from ours."""
+    where = "cpu" if generator is None else generator.device
+    return torch.randint(2**31, (count,), generator=generator, device=where).tolist()
+
+
+def generation_of_lists(
+    response_ids: Sequence[list[int]],
+    logprobs: Sequence[list[float]],
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    device: torch.device,
+) -> Generation:
+    """Responses and log-probabilities of their tokens that an engine gives as lists.
+
+    Raises:
+        UserError: log-probabilities that are no numbers.
+    """
+    known = _padded(logprobs, 0.0, device)
+    check_numbers(known)
+    return as_generation(_padded(response_ids, pad_token_id, device), known, eos_token_id=eos_token_id)
+
+
+def _padded(rows: Sequence[list[Any]], fill: float, device: torch.device) -> Tensor:
     longest = max(len(row) for row in rows)
-    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=like.device)
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows], device=device)
 
 
 def as_generation(response_ids: Tensor, logprobs: Tensor | None, *, eos_token_id: int) -> Generation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from rlhf_lightning.data import Encoder, Prompt
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.functional.grouping import PADDING, group_sizes
+from rlhf_lightning.functional import groups_of_like_length
 from rlhf_lightning.models.fingerprints import weights_fingerprint
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_scalar_model
@@ -158,9 +157,8 @@ def score_by_length(
     its last one again until both have made equally many."""
     scores = torch.empty(len(lengths), dtype=torch.float32, device=input_ids.device)
     known = lengths.cpu()  # asked once, and not in every batch
-    order = torch.argsort(known, stable=True)
-    padding = math.inf if in_step else PADDING  # a pass of a sharded model gathers its weights
-    batches = list(torch.split(order, group_sizes(known[order].tolist(), rows=batch_size, padding=padding)))
+    # A pass of a sharded model gathers its weights.
+    batches = groups_of_like_length(known, rows=batch_size, few=in_step)
     if in_step:
         batches += [batches[-1]] * (largest(len(batches)) - len(batches))
     for rows in batches:

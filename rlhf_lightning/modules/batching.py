@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import ComparisonBatch, PackedBatch, TokenBatch
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.functional.grouping import PADDING, group_sizes
+from rlhf_lightning.functional import groups_of_like_length
 
 Sequences = TypeVar("Sequences", bound=TokenBatch | PackedBatch)
 
@@ -35,11 +34,9 @@ def micro_batches(
     sequences: Tensor | None = None,
     few_passes: bool = False,
 ) -> list[Tensor]:
-    """Row indices of micro-batches of at most ``size`` rows and ``tokens`` tokens, padding included, neighbours in
-    length together. Rows of such different length that much would be padding are micro-batches of their own, and so is
-    a row of more than ``tokens`` (:func:`~rlhf_lightning.functional.group_sizes`).
-
-    The indices are on the CPU, where the shapes of what follows are decided: a GPU is asked at most once, here.
+    """Row indices, on the CPU, of micro-batches of at most ``size`` rows and ``tokens`` tokens, padding included,
+    neighbours in length together. Rows of such different length that much would be padding are micro-batches of their
+    own, and so is a row of more than ``tokens`` (:func:`~rlhf_lightning.functional.groups_of_like_length`).
 
     Args:
         lengths: [b], of the longest sequence of each row.
@@ -50,16 +47,14 @@ def micro_batches(
     Returns:
         Index tensors that cover 0..b−1 once.
     """
-    lengths = lengths.cpu()
-    order = torch.argsort(lengths, stable=True)
-    sizes = group_sizes(
-        lengths[order].tolist(),
-        rows=size,
-        tokens=tokens,
-        sequences=None if sequences is None else sequences.cpu()[order].tolist(),
-        padding=math.inf if few_passes else PADDING,
-    )
-    return list(torch.split(order, sizes))
+    return groups_of_like_length(lengths, rows=size, tokens=tokens, sequences=sequences, few=few_passes)
+
+
+def with_shapes_on_cpu(batch: Sequences) -> Sequences:
+    """The batch with lengths and labels on the CPU: they decide the shapes of what is computed, for which a GPU would
+    have to be waited for in every micro-batch."""
+    here = {"lengths": batch.lengths.cpu(), "loss_mask": batch.loss_mask.cpu()}
+    return type(batch)(**batch._asdict() | here)
 
 
 def token_rows(batch: Sequences, rows: Tensor) -> Sequences:

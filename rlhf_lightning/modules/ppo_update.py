@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data import TokenBatch
-from rlhf_lightning.modules.batching import micro_batches, token_rows
+from rlhf_lightning.modules.batching import micro_batches, token_rows, with_shapes_on_cpu
 from rlhf_lightning.modules.optimization import clip_and_step
 from rlhf_lightning.modules.ppo_checks import check_batch_sizes
 from rlhf_lightning.modules.trajectory import Trajectory
@@ -26,7 +26,7 @@ def update(module: PPOModule, trajectory: Trajectory, text: TokenBatch | None) -
     """
     episodes, text_rows = len(trajectory.input_ids), None if text is None else len(text.lengths)
     if text is not None:
-        text = text._replace(lengths=text.lengths.cpu(), loss_mask=text.loss_mask.cpu())  # as those of the episodes
+        text = with_shapes_on_cpu(text)  # as those of the episodes
     check_batch_sizes(episodes=episodes, minibatch_size=module.minibatch_size, text_rows=text_rows)
     steps: list[dict[str, Tensor]] = []
     for _ in range(module.epochs):

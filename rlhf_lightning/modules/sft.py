@@ -27,7 +27,7 @@ from rlhf_lightning.modules.adapter_checkpoints import (
     note_bases,
     note_trained,
 )
-from rlhf_lightning.modules.batching import check_micro_batch, micro_batches, token_rows
+from rlhf_lightning.modules.batching import check_micro_batch, micro_batches, token_rows, with_shapes_on_cpu
 from rlhf_lightning.modules.compatibility import check_weights
 from rlhf_lightning.modules.context import check_context
 from rlhf_lightning.modules.optimization import (
@@ -181,8 +181,7 @@ class SFTModule(L.LightningModule):
         """Loss of the batch over all ranks and its number of labels."""
         count = self.world.total(batch.loss_mask.sum())
         total = torch.zeros((), device=self.device)
-        # They decide shapes, for which a GPU would have to be waited for in every micro-batch.
-        batch = batch._replace(lengths=batch.lengths.cpu(), loss_mask=batch.loss_mask.cpu())
+        batch = with_shapes_on_cpu(batch)
         limits = (self.micro_batch_size, self.micro_batch_tokens)
         parts = micro_batches(batch.lengths, *limits, few_passes=self.world.sharded)
         for rows, counts in self.world.in_step(parts):

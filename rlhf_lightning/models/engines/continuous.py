@@ -14,11 +14,16 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.engines.agreement import check_agreement
-from rlhf_lightning.models.generation import Generation, as_generation, check_numbers, check_request, padded
+from rlhf_lightning.models.generation import (
+    INSTEAD,
+    Generation,
+    as_lists,
+    check_request,
+    draw_seeds,
+    generation_of_lists,
+)
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.sharding import is_sharded
-
-_INSTEAD = "take rollout=native, which samples from the same distribution"
 
 
 class ContinuousEngine:
@@ -56,7 +61,7 @@ class ContinuousEngine:
             UserError: it cannot sample from this model.
         """
         _refuse_unable(model)
-        check_agreement(self, model, key="rollout=continuous", instead=_INSTEAD)
+        check_agreement(self, model, key="rollout=continuous", instead=INSTEAD)
 
     def generate(
         self,
@@ -74,21 +79,19 @@ class ContinuousEngine:
         """As :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`."""
         check_request(model, lengths, max_new_tokens=max_new_tokens, temperature=temperature, greedy=greedy)
         _refuse_unable(model)
-        prompts = [row[:length] for row, length in zip(input_ids.tolist(), lengths.tolist(), strict=True)]
+        prompts = as_lists(input_ids, lengths)
         settings: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "temperature": temperature}
         settings |= {} if greedy else {"top_k": 0, "top_p": 1.0}
         generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers' own has no types
             max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **settings
         )
-        where = "cpu" if generator is None else generator.device
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=where))
+        (seed,) = draw_seeds(1, generator)
         config = self._config(model, [len(prompt) + max_new_tokens for prompt in prompts], seed)
         with generation_mode(model), _as_it_was(model), _own_randomness(input_ids.device), _own_garbage():
             outputs = _run(model, prompts, generation_config, config)
-        response_ids = padded([output.generated_tokens for output in outputs], input_ids, pad_token_id)
-        logprobs = padded([output.logprobs for output in outputs], input_ids, 0)
-        check_numbers(logprobs)
-        return as_generation(response_ids, logprobs, eos_token_id=eos_token_id)
+        drawn = [output.generated_tokens for output in outputs], [output.logprobs for output in outputs]
+        ends: dict[str, Any] = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        return generation_of_lists(*drawn, **ends, device=input_ids.device)
 
     def _config(self, model: nn.Module, lengths: list[int], seed: int) -> ContinuousBatchingConfig:
         """Sizes are given, since transformers would take them from the memory that is free."""
@@ -120,15 +123,15 @@ def _refuse_unable(model: nn.Module) -> None:
     if is_sharded(model):
         raise UserError(
             "rollout=continuous cannot sample from a sharded model: every process would have to make the same passes; "
-            f"{_INSTEAD}, or strategy=ddp"
+            f"{INSTEAD}, or strategy=ddp"
         )
     if not hasattr(model, "init_continuous_batching"):
-        raise UserError(f"rollout=continuous needs a model of transformers, not {type(model).__name__}; {_INSTEAD}")
+        raise UserError(f"rollout=continuous needs a model of transformers, not {type(model).__name__}; {INSTEAD}")
     attention = str(model.config._attn_implementation)  # type: ignore[union-attr]  # a transformers model
     if getattr(text_config(model), "attn_logit_softcapping", None) and "flash" not in attention:
         raise UserError(
             f"rollout=continuous leaves out the soft cap on the attention of {type(model).__name__} under "
-            f"model.attn_implementation={attention}; {_INSTEAD}"
+            f"model.attn_implementation={attention}; {INSTEAD}"
         )
 
 
@@ -139,7 +142,7 @@ def _run(
     try:
         manager = model.init_continuous_batching(generation_config=generation_config, continuous_batching_config=config)
     except ValueError as error:
-        raise UserError(f"rollout=continuous: {error}; {_INSTEAD}") from error
+        raise UserError(f"rollout=continuous: {error}; {INSTEAD}") from error
     found: dict[str, Any] = {}
     # All requests wait before the first pass: what is drawn then does not depend on how fast they come in.
     names = manager.add_requests(prompts)
@@ -159,20 +162,20 @@ def _run(
         if fault is not None:
             raise UserError(
                 f"rollout=continuous stopped at row {row}: {fault}. If the logits are no numbers, lower "
-                f"module.learning_rate or start from an earlier checkpoint; for other reasons {_INSTEAD}"
+                f"module.learning_rate or start from an earlier checkpoint; for other reasons {INSTEAD}"
             )
     return [found[name] for name in names]
 
 
 @contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def _as_it_was(model: Any) -> Iterator[None]:
     """Give the model its attention back, which continuous batching may change, also after an exception."""
-    before = model.config._attn_implementation  # type: ignore[union-attr]  # a transformers model
+    before = model.config._attn_implementation
     try:
         yield
     finally:
-        if model.config._attn_implementation != before:  # type: ignore[union-attr]
-            model.set_attn_implementation(before)  # type: ignore[operator]
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
 
 
 @contextlib.contextmanager

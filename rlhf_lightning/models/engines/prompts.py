@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlhf_lightning.functional import group_sizes
+from rlhf_lightning.functional import groups_of_like_length
 from rlhf_lightning.models.engines.kv_cache import can_be_joined, joined, preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.sharding import is_sharded
@@ -30,20 +30,21 @@ def read_prompts(model: nn.Module, read: NextLogits, input_ids: Tensor, lengths:
     """Read right-padded prompts [b, p] with ``lengths`` [b]; the cache has ``room`` for tokens behind them."""
     width = int(lengths.max())
     first, place = _different(input_ids[:, :width], lengths)
-    by_length = torch.argsort(lengths[first], stable=True)
-    cache = preallocated_cache(model.config, width + room)
+    config: Any = model.config  # of transformers
+    cache = preallocated_cache(config, width + room)
     # Passes through a sharded model are collectives, of which every process must make equally many.
     apart = can_be_joined(cache) and not is_sharded(model)
-    groups = group_sizes(lengths[first][by_length].tolist(), tokens=_TOKENS) if apart else [len(first)]
+    limits: dict[str, Any] = {"tokens": _TOKENS} if apart else {"few": True}
+    groups = [group.to(first.device) for group in groups_of_like_length(lengths[first], **limits)]
     found, caches = [], []
-    for rows in torch.split(first[by_length], groups):
+    for rows in (first[group] for group in groups):
         # Only the cache that goes on is made in the size that it will have.
-        caches.append(cache if len(groups) == 1 else DynamicCache(config=model.config))  # type: ignore[arg-type]
+        caches.append(cache if len(groups) == 1 else DynamicCache(config=config))
         found.append(_read(read, input_ids[rows], lengths[rows], caches[-1]))
     logits = torch.cat(found)
     if len(caches) > 1:
-        cache = joined(caches, model.config, width + room)
-    wanted = torch.argsort(by_length)[place]
+        cache = joined(caches, config, width + room)
+    wanted = torch.argsort(torch.cat(groups))[place]
     if len(wanted) != len(first) or bool((wanted != torch.arange(len(first), device=wanted.device)).any()):
         cache.batch_select_indices(wanted)
         logits = logits[wanted]

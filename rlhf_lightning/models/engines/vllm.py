@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.engines.agreement import check_agreement
-from rlhf_lightning.models.generation import Generation, as_generation, check_numbers, check_request, padded
+from rlhf_lightning.models.generation import (
+    INSTEAD,
+    Generation,
+    as_lists,
+    check_request,
+    draw_seeds,
+    generation_of_lists,
+)
 from rlhf_lightning.models.lora import has_adapters
 from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.sharding import is_sharded
 
-_INSTEAD = "take rollout=native, which samples from the same distribution"
 _GROSS = 0.2  # nats a token: more than other kernels and reduced precision explain
 
 
@@ -70,7 +76,7 @@ class VllmEngine:
         """
         _vllm()
         _refuse_unable(model)
-        check_agreement(self, model, key="rollout=vllm", instead=_INSTEAD, tolerance=_GROSS)
+        check_agreement(self, model, key="rollout=vllm", instead=INSTEAD, tolerance=_GROSS)
 
     def generate(
         self,
@@ -88,8 +94,7 @@ class VllmEngine:
         """As :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`."""
         check_request(model, lengths, max_new_tokens=max_new_tokens, temperature=temperature, greedy=greedy)
         vllm = _vllm()
-        where = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**31, (len(input_ids),), generator=generator, device=where).tolist()
+        seeds = draw_seeds(len(input_ids), generator)
         settings: dict[str, Any] = {
             "temperature": 0.0 if greedy else temperature,
             "top_p": 1.0,
@@ -100,9 +105,7 @@ class VllmEngine:
             "logprobs": 0,  # of the token that was drawn, of no others beside it
             "detokenize": False,
         }
-        prompts = [
-            {"prompt_token_ids": row[:length]} for row, length in zip(input_ids.tolist(), lengths.tolist(), strict=True)
-        ]
+        prompts = [{"prompt_token_ids": ids} for ids in as_lists(input_ids, lengths)]
         self._wake(vllm, model)
         try:
             outputs = self._llm.generate(
@@ -115,10 +118,9 @@ class VllmEngine:
         drawn = [output.outputs[0] for output in outputs]
         for row, one in enumerate(drawn):
             _check_end(row, list(one.token_ids), eos_token_id, max_new_tokens, one.finish_reason)
-        logprobs = padded([_logprobs(one) for one in drawn], input_ids, 0.0)
-        check_numbers(logprobs)
-        response_ids = padded([list(one.token_ids) for one in drawn], input_ids, pad_token_id)
-        return as_generation(response_ids, logprobs, eos_token_id=eos_token_id)
+        ends: dict[str, Any] = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        ids, logprobs = [list(one.token_ids) for one in drawn], [_logprobs(one) for one in drawn]
+        return generation_of_lists(ids, logprobs, **ends, device=input_ids.device)
 
     def _wake(self, vllm: Any, model: nn.Module) -> None:
         """vLLM awake with the weights that the model has now, written only if they are others than it had."""
@@ -156,21 +158,19 @@ def _vllm() -> Any:
     try:
         return importlib.import_module("vllm")
     except ImportError as error:
-        raise UserError(
-            f"rollout=vllm needs vLLM ({error}): pip install rlhf-lightning[vllm], or {_INSTEAD}"
-        ) from error
+        raise UserError(f"rollout=vllm needs vLLM ({error}): pip install rlhf-lightning[vllm], or {INSTEAD}") from error
 
 
 def _refuse_unable(model: nn.Module) -> None:
     if is_sharded(model) or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        raise UserError(f"rollout=vllm works in a run of one process, on one GPU; {_INSTEAD}")
+        raise UserError(f"rollout=vllm works in a run of one process, on one GPU; {INSTEAD}")
     if has_adapters(model) or is_quantized(model):
         raise UserError(
             "rollout=vllm hands whole weights over, and this policy has an adapter or a quantised base "
-            f"(model/lora, model/quantization, module.roles=shared); {_INSTEAD}"
+            f"(model/lora, model/quantization, module.roles=shared); {INSTEAD}"
         )
     if not hasattr(model, "save_pretrained"):
-        raise UserError(f"rollout=vllm needs a model of transformers, not {type(model).__name__}; {_INSTEAD}")
+        raise UserError(f"rollout=vllm needs a model of transformers, not {type(model).__name__}; {INSTEAD}")
 
 
 def _state(model: nn.Module) -> list[Any]:
@@ -191,5 +191,5 @@ def _check_end(row: int, tokens: list[int], eos_token_id: int, most: int, reason
         return
     raise UserError(
         f"vLLM ended row {row} after {len(tokens)} of {most} tokens without EOS (finish_reason={reason}): its context "
-        f"(rollout.engine.options.max_model_len) may be too short, or this version leaves EOS out; {_INSTEAD}"
+        f"(rollout.engine.options.max_model_len) may be too short, or this version leaves EOS out; {INSTEAD}"
     )
