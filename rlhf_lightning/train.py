@@ -17,7 +17,7 @@ from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_scr
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.launching import ending_together, processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
-from rlhf_lightning.models import reward_of_first
+from rlhf_lightning.models import keep_compiled_products, reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
@@ -36,6 +36,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     """
     require_values(config)
     quieten()
+    keep_compiled_products()
     check_combination(config)
     run_dir = Path(config.run_dir)
     checkpoint = resume_from(config.resume, run_dir)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+# Numbers of logits that are read at a time on a CPU: what a core's cache holds. Whole chunks would go through memory
+# once for each operation.
+_PIECE = 2**19
 
 
 def selected_logprobs(
@@ -23,12 +28,54 @@ def selected_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    scaled = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    if temperature != 1.0:
-        scaled = scaled / temperature
-    log_probs = scaled.log_softmax(-1)
-    chosen = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return chosen, -(log_probs.exp() * log_probs).sum(-1) if entropy else torch.zeros_like(chosen)
+    chosen: Tensor = _Chosen.apply(logits.flatten(0, -2), tokens.flatten(), temperature)  # type: ignore[no-untyped-call]
+    chosen = chosen.view(tokens.shape)
+    return chosen, _entropy(logits, temperature) if entropy else torch.zeros_like(chosen)
+
+
+class _Chosen(torch.autograd.Function):
+    """``log π(y)``, [n], of logits [n, v]. Kept for the backward pass are the logits and their logsumexp:
+    ``∂ log π(y) / ∂z_v = (1[v = y] − π(v)) / T``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        totals = [_scaled(part, temperature).logsumexp(-1) for part in _pieces(logits)]
+        total = torch.cat(totals)
+        ctx.save_for_backward(logits, tokens, total)
+        ctx.temperature = temperature
+        return _scaled(logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), temperature) - total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, total = ctx.saved_tensors
+        gradient = gradients[0] / ctx.temperature
+        found = torch.empty_like(logits)
+        parts = zip(*(_pieces(logits, tensor) for tensor in (logits, tokens, total, gradient, found)), strict=True)
+        for part, chosen, sums, weight, result in parts:
+            slope = (_scaled(part, ctx.temperature) - sums.unsqueeze(-1)).exp_().mul_(-weight.unsqueeze(-1))
+            slope.scatter_add_(-1, chosen.unsqueeze(-1), weight.unsqueeze(-1))
+            result.copy_(slope)
+        return found, None, None
+
+
+def _entropy(logits: Tensor, temperature: float) -> Tensor:
+    if torch.is_grad_enabled() and logits.requires_grad:
+        log_probs = _scaled(logits, temperature).log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+    parts = (_scaled(part, temperature).log_softmax(-1) for part in _pieces(logits.flatten(0, -2)))
+    return torch.cat([-(part.exp() * part).sum(-1) for part in parts]).view(logits.shape[:-1])
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    exact = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return exact if temperature == 1.0 else exact / temperature
+
+
+def _pieces(logits: Tensor, tensor: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Rows of a tensor as the logits [n, v] are read; on a GPU all of them at once."""
+    tensor = logits if tensor is None else tensor
+    rows = max(_PIECE // logits.shape[-1], 1) if logits.device.type == "cpu" else len(logits)
+    return torch.split(tensor, max(rows, 1))
 
 
 def head_logprobs(

@@ -22,6 +22,7 @@ from rlhf_lightning.models.quantization import Quantization, computes_exactly, i
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
 from rlhf_lightning.models.sampling_settings import ignored_sampling_settings, warn_of_ignored_sampling
 from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_texts
+from rlhf_lightning.models.shapes import keep_compiled_products
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.skeletons import from_first, loaded_by_first, reward_of_first
@@ -69,6 +70,7 @@ __all__ = [
     "is_quantized",
     "is_sharded",
     "keep_base_fingerprints",
+    "keep_compiled_products",
     "load_causal_lm",
     "load_scalar_model",
     "loaded_by_first",

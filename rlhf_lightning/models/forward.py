@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import head_logprobs
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import computes_exactly
+from rlhf_lightning.models.shapes import filled, filled_states
 from rlhf_lightning.models.sharding import through
 
 
@@ -33,6 +35,9 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     check_context(model, input_ids.shape[1])
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     accepted = inspect.signature(backbone.forward).parameters
+    rows, width = input_ids.shape
+    if attention_mask is None:
+        input_ids = filled(input_ids, model)
     arguments: dict[str, Any] = {"input_ids": input_ids}
     if attention_mask is None:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
@@ -44,7 +49,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
     if "use_cache" in accepted:
         arguments["use_cache"] = False
     hidden: Tensor = backbone(**arguments).last_hidden_state
-    return hidden
+    return hidden[:rows, :width]
 
 
 def last_states(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -131,7 +136,9 @@ class TokenLogprobs:
         chosen = states[:, :-1][targets[:, 1:]]
         tokens = input_ids[:, 1:][targets[:, 1:]]
         options: Any = {"temperature": self.temperature, "chunk_size": self.chunk_size, "entropy": entropy}
-        return head_logprobs(chosen, head, tokens, **options)
+        states = filled_states(chosen, self.model)
+        logprobs, spread = head_logprobs(states, head, pad(tokens, (0, len(states) - len(tokens))), **options)
+        return logprobs[: len(tokens)], spread[: len(tokens)]
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:

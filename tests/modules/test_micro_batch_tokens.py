@@ -23,8 +23,8 @@ Fit = Callable[..., L.Trainer]
 @pytest.mark.parametrize(
     ("size", "tokens", "expected"),
     [
-        (None, 12, [[1, 4, 3], [0], [2], [5]]),  # 1·1, 2·2, 3·3 = 9 tokens; 3 rows of 5 would be 20
-        (None, 15, [[1, 4, 3], [0], [2], [5]]),
+        (None, 12, [[1, 4], [3, 0], [2], [5]]),  # 2 rows of 2, 2 of 5; 3 of 5 would be 15
+        (None, 15, [[1, 4], [3, 0], [2], [5]]),
         (None, 20, [[1, 4, 3, 0], [2, 5]]),  # 4 rows of 5; 2 rows of 10
         (2, 20, [[1, 4], [3, 0], [2, 5]]),
         (None, 1, [[1], [4], [3], [0], [2], [5]]),  # each of them too long, and alone

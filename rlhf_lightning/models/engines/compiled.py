@@ -130,9 +130,9 @@ class CompiledSteps:
         self._positions = self._positions + 1
         return logits[: len(chosen)]
 
-    def should_leave(self, remaining: int, rows: int) -> bool:
+    def going_on(self, remaining: int, rows: int) -> int:
         """See :class:`~rlhf_lightning.models.engines.steps.Steps`."""
-        return _bucket(remaining) < _bucket(rows)
+        return max(remaining, 1) if _bucket(remaining) < _bucket(rows) else rows
 
     def keep(self, rows: Tensor) -> None:
         """See :class:`~rlhf_lightning.models.engines.steps.Steps`."""

@@ -123,9 +123,10 @@ class _Decoding:
                 remaining = int(alive.sum())
                 if not unfinished(remaining > 0):
                     break
-                if decode.should_leave(remaining, len(alive)):
-                    # A process that has nothing left steps on with one row for the others' sake.
-                    kept = alive.nonzero().squeeze(1) if remaining else alive.new_zeros(1, dtype=torch.long)
+                count = decode.going_on(remaining, len(alive))
+                if count < len(alive):
+                    # A process that has nothing left steps on with rows that have ended for the others' sake.
+                    kept = torch.argsort(~alive, stable=True)[:count].sort().values
                     decode.keep(kept)
                     rows, chosen, alive = rows[kept], chosen[kept], alive[kept]
             logits = decode(chosen)

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
+from rlhf_lightning.models.shapes import few_shapes
 
 # Moving the cache costs about one step, so rows leave once a fifth of the batch has ended.
 _WORTH_MOVING = 0.8
+# Rows where every new number of them is dear (models/shapes.py).
+_FEW = 8
 
 
 class Steps(Protocol):
@@ -21,8 +24,9 @@ class Steps(Protocol):
         """Logits [b, v] of what follows the tokens [b] that were drawn last."""
         ...
 
-    def should_leave(self, remaining: int, rows: int) -> bool:
-        """Whether rows that have ended are worth taking out, where ``remaining`` of ``rows`` have not."""
+    def going_on(self, remaining: int, rows: int) -> int:
+        """With how many of ``rows``, of which ``remaining`` have not ended, to go on: all where taking rows out is not
+        worth it, and at least one."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -53,9 +57,12 @@ class EagerSteps:
         self.positions = self.positions + 1
         return logits
 
-    def should_leave(self, remaining: int, rows: int) -> bool:
+    def going_on(self, remaining: int, rows: int) -> int:
         """See :class:`Steps`."""
-        return remaining <= _WORTH_MOVING * rows and rows > 1
+        count = max(remaining, 1)
+        if few_shapes(self._mask, self.read.model):
+            count = min(count + -count % _FEW, rows)
+        return count if count <= _WORTH_MOVING * rows else rows
 
     def keep(self, rows: Tensor) -> None:
         """See :class:`Steps`."""

@@ -54,7 +54,7 @@ def test_prompts_of_like_length_are_read_together(
     ids[5, :3] = ids[1, :3]  # one prompt twice
     with torch.no_grad():
         together = read_prompts(model, read, ids, LENGTHS, room=1)
-        monkeypatch.setattr("rlhf_lightning.functional.grouping.SMALL", 4)
+        monkeypatch.setattr("rlhf_lightning.functional.grouping.PASS", 0)
         shapes: list[tuple[int, ...]] = []
         model.register_forward_pre_hook(
             lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True

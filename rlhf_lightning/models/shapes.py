@@ -1,0 +1,54 @@
+"""Few shapes where a new one is dear.
+
+oneDNN, with which torch multiplies in half precision on a CPU, compiles a product anew for every shape that it meets.
+At the sizes of small models that takes ten times as long as the product itself, and responses of every length would
+bring new shapes in every pass. There, and only there, batches are filled up to few sizes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from rlhf_lightning.models.context import context_length
+
+COLUMNS = 16
+ROWS = 4
+STATES = 128
+
+
+def few_shapes(tensor: Tensor, model: nn.Module) -> bool:
+    """Whether the model multiplies in half precision on a CPU."""
+    if tensor.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return True
+    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, torch.float32) in (torch.bfloat16, torch.float16)
+
+
+def filled(input_ids: Tensor, model: nn.Module) -> Tensor:
+    """Right-padded token ids [b, s] with columns up to a multiple of ``COLUMNS``, within the model's context, and rows
+    up to one of ``ROWS``; as they are where any shape is as good as another."""
+    if not few_shapes(input_ids, model):
+        return input_ids
+    rows, width = input_ids.shape
+    wider = width + -width % COLUMNS
+    context = context_length(model)
+    if context is not None:
+        wider = min(wider, max(context, width))
+    return pad(input_ids, (0, wider - width, 0, -rows % ROWS))
+
+
+def filled_states(states: Tensor, model: nn.Module) -> Tensor:
+    """Hidden states [n, d] with zeros behind them up to a multiple of ``STATES``; as they are likewise."""
+    return pad(states, (0, 0, 0, -len(states) % STATES)) if few_shapes(states, model) else states
+
+
+def keep_compiled_products() -> None:
+    """Have oneDNN keep more compiled products than the 1,024 that it does by itself, unless the environment says how
+    many. It asks once, at its first product, so this is for the start of a run."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
