@@ -17,6 +17,7 @@ from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_mo
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
 from rlhf_lightning.models.parameter_kinds import trained_by_kind
+from rlhf_lightning.models.policy import Policy, check_own, is_own
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
 from rlhf_lightning.models.quantization import Quantization, computes_exactly, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
@@ -37,6 +38,7 @@ __all__ = [
     "Lora",
     "NativeEngine",
     "PackedStates",
+    "Policy",
     "PromptTreeStates",
     "Quantization",
     "RewardModelScorer",
@@ -55,6 +57,7 @@ __all__ = [
     "any_rank",
     "base_fingerprint",
     "check_causal_lm",
+    "check_own",
     "check_vocabulary",
     "computes_exactly",
     "context_length",
@@ -66,6 +69,7 @@ __all__ = [
     "has_adapters",
     "hidden_states",
     "ignored_sampling_settings",
+    "is_own",
     "is_quantized",
     "is_sharded",
     "keep_base_fingerprints",
