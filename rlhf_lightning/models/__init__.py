@@ -26,7 +26,7 @@ from rlhf_lightning.models.scoring import RewardModelScorer, WeightedSum, score_
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.skeletons import from_first, loaded_by_first, reward_of_first
-from rlhf_lightning.models.training import trainable
+from rlhf_lightning.models.training import as_factory, trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "adapter_size",
     "add_lora",
     "any_rank",
+    "as_factory",
     "base_fingerprint",
     "check_causal_lm",
     "check_own",

@@ -14,7 +14,7 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, TokenLogprobs
+from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, TokenLogprobs, as_factory
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.experience import (
@@ -32,7 +32,7 @@ from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, r
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
 from rlhf_lightning.modules.randomness import part_streams, rank_seed
 from rlhf_lightning.modules.stopping import StopTogether
-from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory
 from rlhf_lightning.modules.world import World
 
 
@@ -118,7 +118,8 @@ class PPOModule(L.LightningModule):
         self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer", "engine"])
         checks.check_settings(self.hparams)
         keep_frozen_apart(self)
-        self._factories: Any = {"policy": policy, "value": value, "reference": reference}
+        roles_of: dict[str, Any] = {"policy": policy, "value": value, "reference": reference}
+        self._factories = {role: as_factory(made) for role, made in roles_of.items()}
         self.roles: Sharing = roles
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
@@ -168,8 +169,7 @@ class PPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer with named groups; the schedule is stepped once an iteration."""
-        parts = trained_parts(self.policy, self.value)
-        check_trainable(self, parts)
+        check_trainable(self, parts := trained_parts(self.policy, self.value))
         optimizer = self._optimizer_factory(parameter_groups(parts, self._learning_rates, self.weight_decay))
         scheduler = lr_scheduler(
             optimizer, schedule="constant", total=lambda: 0, warmup=self.warmup_iterations, floor=self.schedule_floor
@@ -229,7 +229,7 @@ class PPOModule(L.LightningModule):
     def evaluate(self, prompts: PromptBatch, generation: Generation, scores: Tensor) -> tuple[Rollout, Trajectory]:
         """Old and reference log-probabilities, values, KL and per-token rewards of the sampled responses."""
         trajectory = evaluate_responses(
-            begin(prompts, generation, self.encoder.pad_token_id),
+            Trajectory.begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,

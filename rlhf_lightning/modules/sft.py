@@ -14,6 +14,7 @@ from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import (
     PackedStates,
     TokenLogprobs,
+    as_factory,
     check_own,
     check_vocabulary,
     loaded_by_first,
@@ -88,7 +89,7 @@ class SFTModule(L.LightningModule):
         self.save_hyperparameters(ignore=["policy", "optimizer"])
         keep_bases_apart(self)
         check_micro_batch(micro_batch_size, micro_batch_tokens)
-        self._policy_factory = policy
+        self._policy_factory = as_factory(policy)
         self._optimizer_factory = optimizer or adamw
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay

@@ -282,3 +282,13 @@ def test_it_is_no_folder_of_transformers(
     module = make_ppo(policy=seeded(Recurrent), value=None)
     with pytest.raises(UserError, match="leave the callback out"):
         run(module, {"prompts": prompts}, callbacks=[HuggingFaceExport(folder=tmp_path / "model")])
+
+
+def test_a_model_itself_may_stand_for_the_function_that_makes_it(
+    run: Callable[..., list[dict[str, Any]]], make_ppo: Callable[..., PPOModule], prompts: PromptBatch
+) -> None:
+    policy, value = seeded(Recurrent)(), seeded(Value)()
+    module = make_ppo(policy=policy, value=value)
+    assert not list(module.children())  # not yet a part of the module
+    run(module, {"prompts": prompts})
+    assert module.policy is policy and module.value is value and module.reference is not policy
