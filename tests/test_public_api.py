@@ -122,7 +122,8 @@ def first(prompts: list[R.Prompt]) -> R.Prompt:
 
 encoder = R.Encoder.from_pretrained("base")
 both = R.WeightedSum(rewards=[R.RewardModelScorer(name="reward"), lambda p, r: [0.0 for _ in r]], weights=[1.0, 0.5])
-shared = R.PPOModule(policy=policy, reward=R.SharedReward(name="reward"), encoder=encoder, roles="shared", engine=engine)
+adapters = R.SharedReward(name="reward")
+shared = R.PPOModule(policy=policy, reward=adapters, encoder=encoder, roles="shared", engine=engine)
 ppo = Mine(policy=policy, value=value, reward=both, encoder=encoder, optimizer=partial(R.Muon, momentum=0.9))
 prompts = R.PromptDataModule(
     encoder=encoder, train="prompts.jsonl", iterations=1, hygiene=R.PromptHygiene(max_per_user=5)

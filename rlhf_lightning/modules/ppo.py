@@ -14,7 +14,7 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, TokenLogprobs, as_factory
+from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, SharedReward, TokenLogprobs, as_factory
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.experience import (
@@ -77,7 +77,7 @@ class PPOModule(L.LightningModule):
         self,
         *,
         policy: Callable[[], nn.Module],
-        reward: Callable[..., Any],
+        reward: Callable[..., Any] | SharedReward,
         encoder: Encoder,
         value: Callable[[], nn.Module] | None = None,
         reference: Callable[[], nn.Module] | None = None,
