@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlhf_lightning.callbacks import HuggingFaceExport, PolicyEMA
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import NativeEngine, TokenLogprobs, generate, save_model_folder
+from rlhf_lightning.models import NativeEngine, PackedStates, TokenLogprobs, generate, save_model_folder, shard
 from rlhf_lightning.modules import PPOModule, SFTModule
 
 VOCABULARY = 35
@@ -292,3 +292,11 @@ def test_a_model_itself_may_stand_for_the_function_that_makes_it(
     assert not list(module.children())  # not yet a part of the module
     run(module, {"prompts": prompts})
     assert module.policy is policy and module.value is value and module.reference is not policy
+
+
+def test_it_is_not_sharded_and_not_packed() -> None:
+    mesh: Any = {"data_parallel": None}
+    with pytest.raises(UserError, match="strategy=fsdp2 shards models of transformers, and Recurrent is none"):
+        shard(seeded(Recurrent)(), mesh)
+    with pytest.raises(UserError, match="takes no packs; set data.packing=null"):
+        PackedStates(seeded(Recurrent)()).check()
