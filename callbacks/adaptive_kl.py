@@ -37,9 +37,15 @@ class AdaptiveKLController(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only for modules with a KL coefficient that can move."""
         require_episodes(self, pl_module)
-        if not pl_module.kl_coef > 0:  # type: ignore[operator]  # `require_episodes` has found a PPO module
+        coefficient = getattr(pl_module, "kl_coef", None)
+        if not isinstance(coefficient, int | float):
             raise UserError(
-                f"AdaptiveKLController multiplies the KL coefficient, and module.kl_coef={pl_module.kl_coef} stays "
+                f"AdaptiveKLController sets the KL coefficient and {type(pl_module).__name__} has no number kl_coef; "
+                "give it the attribute and read it in every iteration, or leave the callback out"
+            )
+        if not coefficient > 0:
+            raise UserError(
+                f"AdaptiveKLController multiplies the KL coefficient, and module.kl_coef={coefficient} stays "
                 "where it is; start above 0 or leave the callback out"
             )
 

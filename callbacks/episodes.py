@@ -8,16 +8,17 @@ from typing import Any
 import lightning as L
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.modules import Rollout, Trajectory
+from rlhf_lightning.modules import RewardModule, Rollout, SFTModule, Trajectory
 
 
 def require_episodes(callback: L.Callback, pl_module: L.LightningModule) -> None:
-    """Refuse a module that does not sample, before anything is trained.
+    """Refuse a stage that does not sample, before anything is trained. Of a module of one's own only its first batch
+    tells (:func:`episodes`).
 
     Raises:
-        UserError: the module has no ``kl_coef``, so it is not one that trains on episodes.
+        UserError: the module is one of this package that has no episodes.
     """
-    if not hasattr(pl_module, "kl_coef"):
+    if isinstance(pl_module, SFTModule | RewardModule):
         raise UserError(
             f"{type(callback).__name__} reads the episodes of PPO and {type(pl_module).__name__} has none; "
             "leave the callback out of this stage"
@@ -30,12 +31,13 @@ def episodes(outputs: Any) -> tuple[Rollout, Trajectory]:
     Raises:
         UserError: a ``training_step`` that returns something else.
     """
-    if not isinstance(outputs, Mapping) or not {"rollout", "trajectory"} <= outputs.keys():
+    found = (outputs.get("rollout"), outputs.get("trajectory")) if isinstance(outputs, Mapping) else (None, None)
+    if not isinstance(found[0], Rollout) or not isinstance(found[1], Trajectory):
         raise UserError(
-            "training_step returned no 'rollout' and 'trajectory'; an overridden one must return those of "
-            "PPOModule.training_step"
+            "training_step returned no 'rollout' and 'trajectory'; this callback reads what PPOModule.training_step "
+            "returns by these names: return a rlhf_lightning.Rollout and a rlhf_lightning.Trajectory, or leave it out"
         )
-    return outputs["rollout"], outputs["trajectory"]
+    return found[0], found[1]
 
 
 def iterations_done(trainer: L.Trainer) -> int:

@@ -19,7 +19,7 @@ from rlhf_lightning.data import (
     data_card,
 )
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import RunRecord, export_model, is_sharded, outputs, whole_state
+from rlhf_lightning.models import RunRecord, ScalarModel, export_model, is_own, is_sharded, outputs, whole_state
 from rlhf_lightning.modules import run_record
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,12 @@ class HuggingFaceExport(L.Callback):
             raise UserError(
                 "HuggingFaceExport found no tokenizer: neither the module nor trainer.datamodule has an encoder; "
                 "give fit() one of this package's data modules, or set pl_module.encoder"
+            )
+        model = getattr(pl_module, self.role)
+        if is_own(model.model if isinstance(model, ScalarModel) else model):
+            raise UserError(
+                f"HuggingFaceExport writes models of transformers, and {type(model).__name__} is none: leave the "
+                "callback out; checkpoints hold its weights under state_dict"
             )
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"callbacks.export.folder={self.folder} is a file; give the path of a folder")

@@ -203,3 +203,18 @@ def reward_model_folders(
     return {
         name: save_model_folder(copy.deepcopy(model), encoder, root / name) for name, model in _scalar_models.items()
     }
+
+
+@pytest.fixture
+def example_folder(tmp_path: Path, causal_lm_folders: dict[str, Path]) -> Path:
+    """A tiny model and the small files that README and guide speak of."""
+    (tmp_path / "base").symlink_to(causal_lm_folders["llama"])
+    rows = {
+        "demonstrations": [{"prompt": f"say {word}", "response": word} for word in ("a", "bee", "cat", "dog")] * 2,
+        "comparisons": [{"prompt": "say a", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]}] * 4,
+        "prompts": [{"prompt": f"say {word}"} for word in ("a", "bee", "cat", "dog")] * 2,
+        "corpus": [{"text": "a bee is not a cat. a dog is not a bee."}] * 20,
+    }
+    for name, content in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return tmp_path

@@ -99,6 +99,7 @@ def stream_loader(
     seed: int = 0,
     batches: int | None = None,
     train: bool = False,
+    repeats: int = 1,
     num_workers: int = 0,
 ) -> StreamLoader:
     """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise.
@@ -119,6 +120,7 @@ def stream_loader(
         batches=batches,
         shuffle=train,
         mixture=rows.draws() if train and isinstance(rows, Mixture) else None,
+        repeats=repeats,
         rank=rank,
         world_size=world_size,
     )

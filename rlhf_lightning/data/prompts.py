@@ -40,9 +40,11 @@ class PromptDataModule(pl.LightningDataModule):
             ``conversations`` (up to the last user turn). All but plain prompts are conversations and go through the
             chat template.
         text: files with a field ``text``, or .txt files.
-        rollout_batch_size: prompts of an iteration, over all ranks (paper: 512).
+        rollout_batch_size: episodes of an iteration, over all ranks (paper: 512).
+        responses_per_prompt: episodes of each prompt, side by side in the training batches (paper: 1), for advantages
+            that compare them; validation has one.
         iterations: PPO iterations of the run.
-        ptx_ratio: blocks of text per prompt (paper: 8).
+        ptx_ratio: blocks of text per episode (paper: 8).
         text_block: tokens of a block of text.
         max_prompt_length: most tokens of a prompt; None for no limit.
         overlong: what to do with longer prompts: "error", "drop" (the paper), "keep_start" or "keep_end" (the first or
@@ -59,7 +61,7 @@ class PromptDataModule(pl.LightningDataModule):
 
     Errors:
         UserError: see ``load_rows``; a prompt over the limit; text that does not fill one block; a batch size
-            that ranks cannot share.
+            that ranks cannot share, or that holds no whole groups of responses.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class PromptDataModule(pl.LightningDataModule):
         validation: Files | None = None,
         text: Files | None = None,
         rollout_batch_size: int = 512,
+        responses_per_prompt: int = 1,
         iterations: int,
         ptx_ratio: int = 8,
         text_block: int = 128,
@@ -92,6 +95,11 @@ class PromptDataModule(pl.LightningDataModule):
                 f"ptx_ratio must be at least 1 block of text per prompt, not {ptx_ratio}: "
                 "for PPO without ptx leave out text"
             )
+        if responses_per_prompt < 1 or rollout_batch_size % responses_per_prompt:
+            raise UserError(
+                f"data.responses_per_prompt={responses_per_prompt} must be at least 1 and divide "
+                f"data.rollout_batch_size={rollout_batch_size}; change one of the two"
+            )
         if validation is not None and hygiene is not None and hygiene.validation_fraction:
             raise UserError(
                 f"data.hygiene.validation_fraction={hygiene.validation_fraction} holds prompts out and data.validation "
@@ -102,6 +110,7 @@ class PromptDataModule(pl.LightningDataModule):
         self.validation = validation
         self.text = text
         self.rollout_batch_size = rollout_batch_size
+        self.responses_per_prompt = responses_per_prompt
         self.iterations = iterations
         self.ptx_ratio = ptx_ratio
         self.text_block = text_block
@@ -190,6 +199,7 @@ class PromptDataModule(pl.LightningDataModule):
                 self.train_rows,
                 collate=partial(collate_prompts, pad_id=pad_id),
                 batch_size=self.rollout_batch_size,
+                repeats=self.responses_per_prompt,
             )
         }
         if self.text_rows is not None:

@@ -35,10 +35,12 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         mixture: (rows, draws) of each of the tables that make up the dataset, in their order: a pass takes ``draws``
             rows of each, whose own order goes on where the pass before has left it. The draws sum up to ``size``.
             None: every row once in a pass.
+        repeats: times that every row stands in a batch, side by side; ``batch_size`` counts them all.
         rank, world_size: this process takes its contiguous share of every batch.
 
     Errors:
-        UserError: ``batch_size`` is not divisible by ``world_size``, or the dataset does not make a single batch.
+        UserError: ``batch_size`` is not divisible by ``repeats`` and ``world_size``, or the dataset does not make a
+            single batch.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
         shuffle: bool = True,
         drop_last: bool = False,
         mixture: Sequence[tuple[int, int]] | None = None,
+        repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if repeats < 1 or batch_size % repeats:
+            raise UserError(f"{repeats} times every row do not make a batch of {batch_size}")
         check_shared(batch_size, world_size)
         if batches is not None and batches < 1:
             raise UserError(f"The number of batches must be at least 1, not {batches}")
@@ -71,7 +76,8 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
             drop_last=drop_last,
         )
         self.size = size
-        self.rows_per_batch = batch_size
+        self.repeats = repeats
+        self.rows_per_batch = batch_size // repeats  # different ones
         self.batches = batches
         self.mixture = mixture
         self.start = 0
@@ -108,6 +114,7 @@ class StreamBatchSampler(DistributedSampler[list[int]]):
                 taken = order[offset : offset + end - position].tolist()
                 rows += taken
                 position += len(taken)
+            rows = [row for row in rows for _ in range(self.repeats)]
             share = (
                 len(rows) * self.rank // self.num_replicas,
                 len(rows) * (self.rank + 1) // self.num_replicas,

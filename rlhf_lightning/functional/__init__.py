@@ -3,7 +3,7 @@
 from rlhf_lightning.functional.centering import centering_direction
 from rlhf_lightning.functional.gae import generalized_advantage_estimation
 from rlhf_lightning.functional.grouping import group_sizes, groups_of_like_length
-from rlhf_lightning.functional.kl import adaptive_kl_coef, kl_estimate
+from rlhf_lightning.functional.kl import adaptive_kl_coef, kl_estimate, ratio_statistics
 from rlhf_lightning.functional.logprobs import head_logprobs, selected_logprobs
 from rlhf_lightning.functional.losses import (
     clipped_policy_loss,
@@ -48,6 +48,7 @@ __all__ = [
     "per_token_rewards",
     "prompt_trees",
     "ranking_loss",
+    "ratio_statistics",
     "sample_tokens",
     "selected_logprobs",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
+
+from rlhf_lightning.functional.masking import masked_mean
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -29,6 +32,22 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimato
     if estimator == "k3":
         return (-log_ratio).expm1() + log_ratio
     raise ValueError(f"kl estimator {estimator!r} is none of 'k1', 'k2', 'k3'")
+
+
+@torch.no_grad()
+def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, count: Tensor) -> dict[str, Tensor]:
+    """``ratio``, the mean of ρ = π(y)/π_old(y), and ``approx_kl``, the k3 estimate of KL(π_old‖π), both over ``count``
+    tokens, so that the statistics of micro-batches add up like their losses.
+
+    Shapes:
+        logprobs, old_logprobs: [b, t]; mask: [b, t], bool; count: a scalar, as are the results.
+    """
+    zero = logprobs.new_zeros(())
+    old, new = torch.where(mask, old_logprobs, zero), torch.where(mask, logprobs, zero)
+    return {
+        "ratio": masked_mean((new - old).exp(), mask, count=count),
+        "approx_kl": masked_mean(kl_estimate(old, new, estimator="k3"), mask, count=count),
+    }
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:

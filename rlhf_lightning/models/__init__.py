@@ -17,6 +17,7 @@ from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_mo
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
 from rlhf_lightning.models.parameter_kinds import trained_by_kind
+from rlhf_lightning.models.policy import Policy, check_own, is_own
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
 from rlhf_lightning.models.quantization import Quantization, computes_exactly, is_quantized
 from rlhf_lightning.models.roles import AdaptedScalar, SharedReward, trained_reward
@@ -26,7 +27,7 @@ from rlhf_lightning.models.shapes import keep_compiled_products
 from rlhf_lightning.models.sharding import any_rank, is_sharded, shard, sharded_like, through, whole, whole_state
 from rlhf_lightning.models.size import adapter_size, measure, model_size, size_of_factory
 from rlhf_lightning.models.skeletons import from_first, loaded_by_first, reward_of_first
-from rlhf_lightning.models.training import trainable
+from rlhf_lightning.models.training import as_factory, trainable
 from rlhf_lightning.models.vocabulary import check_vocabulary, embedding_rows
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Lora",
     "NativeEngine",
     "PackedStates",
+    "Policy",
     "PromptTreeStates",
     "Quantization",
     "RewardModelScorer",
@@ -54,8 +56,10 @@ __all__ = [
     "adapter_size",
     "add_lora",
     "any_rank",
+    "as_factory",
     "base_fingerprint",
     "check_causal_lm",
+    "check_own",
     "check_vocabulary",
     "computes_exactly",
     "context_length",
@@ -67,6 +71,7 @@ __all__ = [
     "has_adapters",
     "hidden_states",
     "ignored_sampling_settings",
+    "is_own",
     "is_quantized",
     "is_sharded",
     "keep_base_fingerprints",

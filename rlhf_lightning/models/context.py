@@ -10,8 +10,9 @@ from rlhf_lightning.errors import UserError
 
 
 def context_length(model: nn.Module | None) -> int | None:
-    """Most tokens of a sequence that the model's configuration names; ``None`` where it names none."""
-    context = getattr(text_config(model), "max_position_embeddings", None)
+    """Most tokens of a sequence that the model's configuration names, or a model of one's own
+    (:class:`~rlhf_lightning.models.Policy`) as its ``context_length``; ``None`` where none is named."""
+    context = getattr(text_config(model), "max_position_embeddings", getattr(model, "context_length", None))
     return context if isinstance(context, int) else None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_lightning.data import Encoder
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import merged, save_adapter
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.card_files import keep_cards, write_cards
@@ -20,6 +21,7 @@ from rlhf_lightning.models.fidelity import Difference, check_written, difference
 from rlhf_lightning.models.fingerprints import base_fingerprint
 from rlhf_lightning.models.heads import NEW_HEAD, ScalarModel
 from rlhf_lightning.models.lora import has_adapters
+from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.quantization import is_quantized
 from rlhf_lightning.models.quiet import quiet_transformers
 
@@ -90,10 +92,16 @@ def export_model(
             cannot run it.
 
     Raises:
-        UserError: weights that are read back otherwise; a quantised base that cannot be loaded anew for merging.
+        UserError: a model of one's own; weights that are read back otherwise; a quantised base that cannot be loaded
+            anew for merging.
     """
     scalar = isinstance(model, ScalarModel)
     plain: Any = model.model if isinstance(model, ScalarModel) else model
+    if is_own(plain):
+        raise UserError(
+            f"{type(plain).__name__} is no model of transformers, so there is no folder that transformers would load: "
+            "save its state_dict() with torch.save"
+        )
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

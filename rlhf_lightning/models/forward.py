@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import head_logprobs
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.quantization import computes_exactly
 from rlhf_lightning.models.shapes import filled, filled_states
 from rlhf_lightning.models.sharding import through
@@ -81,11 +82,13 @@ def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, see
 class TokenLogprobs:
     """Log-probabilities and entropies of chosen tokens under a causal language model.
 
+    A model of one's own (:class:`~rlhf_lightning.models.Policy`) gives logits itself, of which the chosen are taken.
+
     One object serves old, new, reference, SFT and pretraining log-probabilities, so that a ratio before any update
     is 1. The vocabulary projection reads the chosen positions only, ``chunk_size`` of them at a time.
 
     Args:
-        model: a transformers causal language model.
+        model: a causal language model.
         temperature: divides the logits, as in sampling.
         chunk_size: tokens whose logits exist at one time.
         within: a context that is entered around each forward pass, such as one that switches adapters off.
@@ -122,6 +125,9 @@ class TokenLogprobs:
         if targets[:, 0].any():
             raise ValueError("the first token of a sequence has no log-probability: nothing stands before it")
         with self.within():
+            if is_own(self.model):
+                check_context(self.model, input_ids.shape[1])
+                return self._select(self.model(input_ids), nn.Identity(), input_ids, targets, entropy)
             if self._head is None:
                 self._head = logits_head(self.model)
             found: tuple[Tensor, Tensor] = through(
@@ -133,6 +139,11 @@ class TokenLogprobs:
         self, head: Callable[[Tensor], Tensor], input_ids: Tensor, targets: Tensor, hidden: Tensor | None, entropy: bool
     ) -> tuple[Tensor, Tensor]:
         states = hidden_states(self.model, input_ids) if hidden is None else hidden
+        return self._select(states, head, input_ids, targets, entropy)
+
+    def _select(
+        self, states: Tensor, head: Callable[[Tensor], Tensor], input_ids: Tensor, targets: Tensor, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         chosen = states[:, :-1][targets[:, 1:]]
         tokens = input_ids[:, 1:][targets[:, 1:]]
         options: Any = {"temperature": self.temperature, "chunk_size": self.chunk_size, "entropy": entropy}

@@ -12,6 +12,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.policy import is_own
 
 Layout = Literal["rows", "flat", "masked"]
 
@@ -90,6 +91,8 @@ def _own_example(position_ids: Tensor) -> Tensor:
 
 def _find_layout(model: nn.Module) -> Layout:
     name = type(model).__name__
+    if is_own(model):
+        raise UserError(f"data.packing: {name} is no model of transformers and takes no packs; set data.packing=null")
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     if "position_ids" not in inspect.signature(backbone.forward).parameters:
         raise UserError(

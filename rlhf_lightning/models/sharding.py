@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.fingerprints import keep_base_fingerprints
+from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.skeletons import from_first
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -38,10 +39,16 @@ def shard(model: Model, mesh: DeviceMesh | None) -> Model:
         mesh: of Lightning's ``ModelParallelStrategy``, which has it under ``LightningModule.device_mesh``.
 
     Raises:
-        UserError: weights of two types that train in one unit, whose gradients are sent together.
+        UserError: weights of two types that train in one unit, whose gradients are sent together; a model of one's own,
+            whose passes would not gather what they read.
     """
     if mesh is None:
         return model
+    # A scalar head of adapters is a linear layer alone.
+    if not isinstance(model, nn.Linear) and all(is_own(part) for part in model.modules()):
+        raise UserError(
+            f"strategy=fsdp2 shards models of transformers, and {type(model).__name__} is none: use strategy=ddp"
+        )
     mesh = mesh["data_parallel"]
     device = torch.device("cpu" if mesh.device_type == "cpu" else f"cuda:{torch.cuda.current_device()}")
     # Also behind the last unit: what a rollout left gathered would be stale after the next optimizer step.

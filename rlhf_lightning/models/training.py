@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,6 +12,12 @@ from rlhf_lightning.models.lora import has_adapters
 from rlhf_lightning.models.quantization import is_quantized
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def as_factory(made: Any) -> Any:
+    """What makes a model. A model itself may stand for it, as jsonargparse gives one where a config names a function;
+    ``None`` stays."""
+    return (lambda: made) if isinstance(made, nn.Module) else made
 
 
 def trainable(model: Model, *, role: str) -> Model:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
-from rlhf_lightning.functional import kl_estimate, masked_mean
-from rlhf_lightning.models import Generation, ScalarModel, TokenLogprobs, score_texts
+from rlhf_lightning.functional import masked_mean
+from rlhf_lightning.models import Generation, TokenLogprobs, score_texts
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
 from rlhf_lightning.modules.world import World
 
@@ -39,7 +39,7 @@ def response_logprobs(logprobs: TokenLogprobs, part: Trajectory, *, entropy: boo
     return scatter(chosen, tokens), scatter(spread, tokens)
 
 
-def response_values(value: ScalarModel | None, part: Trajectory) -> Tensor:
+def response_values(value: nn.Module | None, part: Trajectory) -> Tensor:
     """Values [b, t] of the states in which the response tokens were chosen: read one position before each token.
     Without a value model they are 0."""
     tokens = response_mask(part.response_lengths, part.mask.shape[1])
@@ -56,7 +56,7 @@ def evaluate_responses(
     *,
     policy: TokenLogprobs,
     reference: TokenLogprobs,
-    value: ScalarModel | None,
+    value: nn.Module | None,
     cut: Callable[[Tensor], list[Tensor]],
     world: World,
 ) -> Trajectory:
@@ -102,15 +102,3 @@ def of_all_ranks(
     gathered = world.rows({name: field.to(device) for name, field in trajectory._asdict().items()})
     trajectory = Trajectory(**gathered | {name: gathered[name].cpu() for name in lengths})
     return rollout, trajectory, text and TokenBatch(**world.rows(text._asdict()))
-
-
-def ratio_statistics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, count: Tensor) -> dict[str, Tensor]:
-    """``ratio`` = mean of ρ and ``approx_kl`` = k3 estimate of KL(old‖new), both over ``count`` tokens, so that the
-    statistics of micro-batches add up like their losses."""
-    with torch.no_grad():
-        zero = logprobs.new_zeros(())
-        old, new = torch.where(mask, old_logprobs, zero), torch.where(mask, logprobs, zero)
-        return {
-            "ratio": masked_mean((new - old).exp(), mask, count=count),
-            "approx_kl": masked_mean(kl_estimate(old, new, estimator="k3"), mask, count=count),
-        }

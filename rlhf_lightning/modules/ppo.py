@@ -14,7 +14,7 @@ from rlhf_lightning import functional as F
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
-from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, ScalarModel, TokenLogprobs
+from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, SharedReward, TokenLogprobs, as_factory
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.experience import (
@@ -22,7 +22,6 @@ from rlhf_lightning.modules.experience import (
     engine_gap,
     evaluate_responses,
     of_all_ranks,
-    ratio_statistics,
     response_logprobs,
     response_values,
     score_responses,
@@ -33,7 +32,7 @@ from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, r
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
 from rlhf_lightning.modules.randomness import part_streams, rank_seed
 from rlhf_lightning.modules.stopping import StopTogether
-from rlhf_lightning.modules.trajectory import Rollout, Trajectory, begin
+from rlhf_lightning.modules.trajectory import Rollout, Trajectory
 from rlhf_lightning.modules.world import World
 
 
@@ -46,28 +45,26 @@ class PPOModule(L.LightningModule):
     optimizer step moves Lightning's ``global_step``; iterations are counted in ``iterations``.
 
     Args:
-        policy: makes the causal language model; called once, in ``configure_model``.
+        policy: makes the model, of transformers or a :class:`~rlhf_lightning.models.Policy`, in ``configure_model``.
         reward: ``(prompts, responses) -> scores [b]``, any callable over text; one with an argument ``finished`` is
             told which responses ended with EOS.
         encoder: of the policy.
-        value: makes the value model; ``None`` means V = 0 and no value loss.
+        value: makes the value model, any module from ids [b, s] to values [b, s]; ``None``: V = 0 and no value loss.
         reference: makes the model that KL is measured against; by default the first policy, in ``frozen_dtype``.
         roles: ``separate`` models, or adapters on one base that is ``shared``
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
-        kl_coef: β, the KL penalty's coefficient (the paper: 0.02).
-        kl_estimator: ``k1`` (the paper's), ``k2`` or ``k3``; what is penalised is what is logged.
+        kl_coef, kl_estimator: β (the paper: 0.02); ``k1`` (the paper's), ``k2`` or ``k3``, penalised and logged.
         gamma, lam: γ (the paper: 1) and λ of GAE (not in the paper: 0.95).
         clip, value_clip: ε of the policy (the paper: 0.2) and of the value (not in the paper: 0.2; ``None``: off).
         value_coef: weight of the value loss (not in the paper: 0.1).
         ptx_coef: γ_ptx (the paper: 27.8); needs text in the batches.
         whiten_advantages, whiten_rewards: advantages to mean 0, variance 1; rewards scaled only (not in the paper).
         missing_eos, missing_eos_penalty: see :func:`~rlhf_lightning.functional.missing_eos_scores`.
-        minibatch_size: episodes per optimizer step (the paper: 64).
+        minibatch_size, epochs: episodes per optimizer step (the paper: 64); passes over each rollout (the paper: 1).
         micro_batch_size, micro_batch_tokens: most sequences and tokens of a pass; by default those of a minibatch.
-        epochs: passes over each rollout (the paper: 1).
         target_kl: no further pass once KL(old, new) exceeds it; ``None``: never.
         learning_rate, value_learning_rate: of the two roles; the value's defaults to the paper's 9e-6.
         warmup_iterations, schedule_floor: linear warm-up from a tenth over 10 iterations, then constant (the paper).
@@ -80,9 +77,9 @@ class PPOModule(L.LightningModule):
         self,
         *,
         policy: Callable[[], nn.Module],
-        reward: Callable[..., Any],
+        reward: Callable[..., Any] | SharedReward,
         encoder: Encoder,
-        value: Callable[[], ScalarModel] | None = None,
+        value: Callable[[], nn.Module] | None = None,
         reference: Callable[[], nn.Module] | None = None,
         roles: Sharing = "separate",
         frozen_dtype: str | None = None,
@@ -121,7 +118,8 @@ class PPOModule(L.LightningModule):
         self.save_hyperparameters(ignore=["policy", "reward", "encoder", "value", "reference", "optimizer", "engine"])
         checks.check_settings(self.hparams)
         keep_frozen_apart(self)
-        self._factories: Any = {"policy": policy, "value": value, "reference": reference}
+        roles_of: dict[str, Any] = {"policy": policy, "value": value, "reference": reference}
+        self._factories = {role: as_factory(made) for role, made in roles_of.items()}
         self.roles: Sharing = roles
         self._optimizer_factory = optimizer or adamw
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
@@ -132,14 +130,12 @@ class PPOModule(L.LightningModule):
         self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
         self.value_coef, self.ptx_coef, self.seed = value_coef, ptx_coef, seed
         self.whiten_advantages, self.whiten_rewards, self.missing_eos = whiten_advantages, whiten_rewards, missing_eos
-        self.missing_eos_penalty = missing_eos_penalty
-        self.minibatch_size, self.micro_batch_size = minibatch_size, micro_batch_size
-        self.micro_batch_tokens, self.epochs, self.target_kl = micro_batch_tokens, epochs, target_kl
+        self.missing_eos_penalty, self.minibatch_size, self.epochs = missing_eos_penalty, minibatch_size, epochs
+        self.micro_batch_size, self.micro_batch_tokens, self.target_kl = micro_batch_size, micro_batch_tokens, target_kl
         self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
         self.max_grad_norm, self.check_reference = max_grad_norm, check_reference
-        self.iterations, self.world = 0, World()
+        self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
-        self.saved_random_states: list[Tensor] = []
         self.policy: Any = None
         self.value: Any = None
         self.reference: Any = None
@@ -173,8 +169,7 @@ class PPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer with named groups; the schedule is stepped once an iteration."""
-        parts = trained_parts(self.policy, self.value)
-        check_trainable(self, parts)
+        check_trainable(self, parts := trained_parts(self.policy, self.value))
         optimizer = self._optimizer_factory(parameter_groups(parts, self._learning_rates, self.weight_decay))
         scheduler = lr_scheduler(
             optimizer, schedule="constant", total=lambda: 0, warmup=self.warmup_iterations, floor=self.schedule_floor
@@ -234,7 +229,7 @@ class PPOModule(L.LightningModule):
     def evaluate(self, prompts: PromptBatch, generation: Generation, scores: Tensor) -> tuple[Rollout, Trajectory]:
         """Old and reference log-probabilities, values, KL and per-token rewards of the sampled responses."""
         trajectory = evaluate_responses(
-            begin(prompts, generation, self.encoder.pad_token_id),
+            Trajectory.begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,
@@ -261,13 +256,18 @@ class PPOModule(L.LightningModule):
             advantages = F.masked_whiten(advantages, mask)
         return advantages, returns
 
+    def token_logprobs(self, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and, if asked for, entropies [b, t] of the response tokens under the policy as it is."""
+        return response_logprobs(self._policy_logprobs, part, entropy=entropy)
+
     def policy_loss(self, part: Trajectory, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped policy loss of a micro-batch over ``count`` tokens, and its statistics over the same count."""
-        logprobs, _ = response_logprobs(self._policy_logprobs, part, entropy=False)
+        logprobs, _ = self.token_logprobs(part, entropy=False)
         loss, clip_fraction = F.clipped_policy_loss(
             logprobs, part.logprobs, part.advantages, part.mask, clip=self.clip, count=count
         )
-        return loss, {"clip_fraction": clip_fraction} | ratio_statistics(logprobs, part.logprobs, part.mask, count)
+        ratios = F.ratio_statistics(logprobs, part.logprobs, part.mask, count=count)
+        return loss, {"clip_fraction": clip_fraction} | ratios
 
     def value_loss(self, part: Trajectory, count: Tensor) -> Tensor:
         """Clipped value loss of a micro-batch over ``count`` tokens."""

@@ -13,8 +13,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import masked_mean
 from rlhf_lightning.models import (
     RewardModelScorer,
-    ScalarModel,
     SharedReward,
+    check_own,
     check_vocabulary,
     warn_of_ignored_sampling,
 )
@@ -99,7 +99,7 @@ def check_start(module: PPOModule) -> None:
 
 
 def check_roles(
-    policy: nn.Module, reference: nn.Module | None, value: ScalarModel | None, reward: Any, encoder: Encoder
+    policy: nn.Module, reference: nn.Module | None, value: nn.Module | None, reward: Any, encoder: Encoder
 ) -> None:
     """Every role that reads the policy's ids must have rows for them, and mean the same by them.
 
@@ -108,12 +108,13 @@ def check_roles(
 
     Raises:
         UserError: a tokenizer larger than an embedding; a value model that starts from a reward model with another
-            vocabulary; a reward adapter with another tokenizer or template.
+            vocabulary; a reward adapter with another tokenizer or template; a policy of one's own that reads ahead.
     """
     warn_of_ignored_sampling(policy)
     if isinstance(reward, SharedReward):
         reward.check_tokenizer(encoder)
     check_vocabulary(policy, encoder, role="policy")
+    check_own(policy, encoder, samples=False)
     if reference is not None:
         check_vocabulary(reference, encoder, role="reference")
     if value is None:

@@ -13,7 +13,6 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     ADAPTER,
     AdaptedScalar,
-    ScalarModel,
     SharedReward,
     TokenLogprobs,
     adapter_active,
@@ -48,7 +47,7 @@ def make_roles(
     *,
     policy: Callable[[], nn.Module],
     reference: Callable[[], nn.Module] | None,
-    value: Callable[[], ScalarModel] | None,
+    value: Callable[[], nn.Module] | None,
     reward: Any,
     temperature: float,
     mesh: DeviceMesh | None = None,

@@ -15,7 +15,16 @@ from rlhf_lightning.modules.reward import RewardModule
 from rlhf_lightning.modules.sft import SFTModule
 
 # What of a data module's settings decides how a model trains.
-DATA = ("batch_size", "rollout_batch_size", "ptx_ratio", "max_length", "max_prompt_length", "block_size", "text_block")
+DATA = (
+    "batch_size",
+    "rollout_batch_size",
+    "responses_per_prompt",
+    "ptx_ratio",
+    "max_length",
+    "max_prompt_length",
+    "block_size",
+    "text_block",
+)
 OF_TEXT = ("ptx_ratio", "text_block")  # settings of pretraining text, of which a run of PPO may have none
 UNMEASURED = "Nothing here measures how truthful or harmless it is: evaluate it on your own prompts before it is used."
 

@@ -14,6 +14,7 @@ from rlhf_lightning.functional import centering_direction, ranking_loss
 from rlhf_lightning.models import (
     PromptTreeStates,
     ScalarModel,
+    as_factory,
     check_vocabulary,
     loaded_by_first,
     shard,
@@ -95,7 +96,7 @@ class RewardModule(L.LightningModule):
         self.save_hyperparameters(ignore=["reward_model", "optimizer"])
         keep_bases_apart(self)
         check_micro_batch(micro_batch_size, micro_batch_tokens)
-        self._reward_model_factory = reward_model
+        self._reward_model_factory = as_factory(reward_model)
         self._optimizer_factory = optimizer or adamw
         self.learning_rate = learning_rate
         self.center = center

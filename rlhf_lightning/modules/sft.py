@@ -14,6 +14,8 @@ from rlhf_lightning.functional import cross_entropy
 from rlhf_lightning.models import (
     PackedStates,
     TokenLogprobs,
+    as_factory,
+    check_own,
     check_vocabulary,
     loaded_by_first,
     shard,
@@ -55,7 +57,8 @@ class SFTModule(L.LightningModule):
     implementations that would let the examples of a pack see each other are refused before training.
 
     Args:
-        policy: makes the causal language model; called once, in ``configure_model``.
+        policy: makes the causal language model, of transformers or one's own (:class:`~rlhf_lightning.models.Policy`);
+            called once, in ``configure_model``.
         learning_rate: 9.65e-6 for the paper's 1.3B and 6B models.
         optimizer: makes the optimizer from parameter groups; AdamW with β = (0.9, 0.95) by default.
         weight_decay: of matrices; biases and norms are never decayed.
@@ -86,7 +89,7 @@ class SFTModule(L.LightningModule):
         self.save_hyperparameters(ignore=["policy", "optimizer"])
         keep_bases_apart(self)
         check_micro_batch(micro_batch_size, micro_batch_tokens)
-        self._policy_factory = policy
+        self._policy_factory = as_factory(policy)
         self._optimizer_factory = optimizer or adamw
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -137,6 +140,7 @@ class SFTModule(L.LightningModule):
         check_precision(self)
         data = getattr(self.trainer, "datamodule", None)
         check_vocabulary(self.policy, getattr(data, "encoder", None), role="policy")
+        check_own(self.policy, getattr(data, "encoder", None), samples=False)
         check_context(self.policy, data)
         if getattr(data, "packing", None) is not None:
             with self.trainer.precision_plugin.forward_context():

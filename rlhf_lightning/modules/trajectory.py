@@ -45,6 +45,14 @@ class Trajectory(NamedTuple):
     advantages: Tensor
     returns: Tensor
 
+    @classmethod
+    def begin(cls, prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Trajectory:
+        """The tokens of sampled responses; all that is computed from them is still 0."""
+        mask = response_mask(generation.lengths, generation.response_ids.shape[1])
+        zeros = [torch.zeros(mask.shape, device=mask.device)] * 7
+        lengths = prompts.lengths.cpu(), generation.lengths.cpu()
+        return cls(join(prompts, generation, pad_token_id), *lengths, mask, *zeros)
+
     def rows(self, index: Tensor) -> Trajectory:
         """The episodes of an index on the CPU, trimmed to the longest of them."""
         chosen = Trajectory(*(field[index] for field in self))
@@ -61,14 +69,6 @@ class Trajectory(NamedTuple):
     def lengths(self) -> Tensor:
         """Tokens [b] of each prompt with its response, on the CPU."""
         return self.prompt_lengths + self.response_lengths
-
-
-def begin(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Trajectory:
-    """A trajectory of tokens alone; all that is computed from them is still 0."""
-    mask = response_mask(generation.lengths, generation.response_ids.shape[1])
-    zeros = [torch.zeros(mask.shape, device=mask.device)] * 7
-    lengths = prompts.lengths.cpu(), generation.lengths.cpu()
-    return Trajectory(join(prompts, generation, pad_token_id), *lengths, mask, *zeros)
 
 
 def join(prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,23 @@ def test_long_prompt_is_an_error_before_training(write: Callable[..., Path], enc
 def test_ptx_ratio_below_one_is_an_error(letters: Path, encoder: Encoder) -> None:
     with pytest.raises(UserError, match=r"ptx_ratio must be at least 1.*not 0.*leave out text"):
         PromptDataModule(encoder=encoder, train=letters, iterations=1, ptx_ratio=0)
+
+
+def test_every_prompt_comes_as_often_as_it_is_answered(letters: Path, text: Path, encoder: Encoder) -> None:
+    options: dict[str, Any] = {"encoder": encoder, "train": letters, "text": text, "text_block": 10, "ptx_ratio": 2}
+    single = PromptDataModule(**options, rollout_batch_size=4, iterations=7)
+    grouped = PromptDataModule(
+        **options, validation=letters, rollout_batch_size=12, responses_per_prompt=3, iterations=7
+    )
+    for (one, *_), (three, *_) in zip(single.train_dataloader(), grouped.train_dataloader(), strict=True):
+        assert three["prompts"].prompts == [prompt for prompt in one["prompts"].prompts for _ in range(3)]
+        assert len(three["text"].lengths) == 24
+    assert [batch.prompts for batch in grouped.val_dataloader()] == [list("abcdefghij")]
+
+
+@pytest.mark.parametrize("responses", [0, 5])
+def test_responses_that_make_no_batch_are_an_error(letters: Path, encoder: Encoder, responses: int) -> None:
+    with pytest.raises(UserError, match=rf"responses_per_prompt={responses} .*rollout_batch_size=12"):
+        PromptDataModule(
+            encoder=encoder, train=letters, rollout_batch_size=12, responses_per_prompt=responses, iterations=1
+        )

@@ -146,3 +146,23 @@ def test_too_few_rows_are_an_error() -> None:
         sampler(size=0)
     with pytest.raises(UserError, match="at least 1, not 0"):
         sampler(batches=0)
+
+
+def test_repeated_rows_stand_side_by_side_and_the_order_is_that_of_single_rows() -> None:
+    single = list(sampler(batches=7, batch_size=2))
+    repeated = list(sampler(batches=7, batch_size=6, repeats=3))
+    assert repeated == [[row for row in batch for _ in range(3)] for batch in single]
+
+
+def test_repeated_rows_continue_at_any_batch_and_are_shared_by_the_ranks() -> None:
+    whole = list(sampler(batches=7, batch_size=6, repeats=3))
+    resumed = sampler(batches=7, batch_size=6, repeats=3)
+    resumed.skip(4)
+    assert list(resumed) == whole[4:]
+    shares = [list(sampler(batches=7, batch_size=6, repeats=3, rank=rank, world_size=2)) for rank in range(2)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+
+
+def test_a_batch_of_no_whole_groups_is_an_error() -> None:
+    with pytest.raises(UserError, match="4 times every row do not make a batch of 6"):
+        sampler(batch_size=6, repeats=4)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
@@ -16,12 +16,11 @@ from rlhf_lightning.evaluation import sample_responses
 PROMPTS = ["go", "who are you?", "hi", "name a dog."]
 
 
-class Scripted(nn.Module):
+class Scripted(PreTrainedModel):
     """Says the same tokens whatever it reads, and keeps what it read."""
 
     def __init__(self, tokens: list[int], vocab_size: int) -> None:
-        super().__init__()
-        self.config = LlamaConfig(num_hidden_layers=1, max_position_embeddings=64)
+        super().__init__(LlamaConfig(num_hidden_layers=1, max_position_embeddings=64))
         self.weight = nn.Parameter(torch.zeros(1))
         self.tokens = tokens
         self.vocab_size = vocab_size

@@ -15,6 +15,7 @@ from rlhf_lightning.models.engines.prompts import Prompts, read_prompts
 from rlhf_lightning.models.engines.steps import EagerSteps, Steps
 from rlhf_lightning.models.generation import Generation, as_generation, check_numbers, check_request
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.policy import check_own, is_own, sample_own
 from rlhf_lightning.models.sharding import any_rank, is_sharded
 
 # Steps between two looks at who has ended: to look, a GPU must have finished, while a CPU has.
@@ -28,6 +29,8 @@ class NativeEngine:
     Prompts are read once each, those of like length together. A row that has ended leaves the batch and its cache,
     and decoding stops when all have ended: of a sharded model, those of every process, because each step is a
     collective. Processes then give equally many prompts.
+
+    A policy of one's own (:class:`~rlhf_lightning.models.Policy`) samples with its own method.
 
     Args:
         batch_size: prompts decoded together, in order of length; ``None``: all.
@@ -45,10 +48,17 @@ class NativeEngine:
         """It samples from every model that PPO trains; not every one can be compiled.
 
         Raises:
-            UserError: ``compile``, and the model or this machine cannot.
+            UserError: ``compile``, and the model or this machine cannot; a model of one's own that does not sample what
+                its logits say.
         """
+        check_own(model, None, samples=True)
         if self._compiled is None:
             return
+        if is_own(model):
+            raise UserError(
+                f"rollout.engine.compile=true decodes models of transformers; {type(model).__name__} samples by "
+                "itself: set rollout.engine.compile=false"
+            )
         self._compiled.check(model)
         # What is compiled is what this would run; the static cache is what some models read otherwise.
         alike = NativeEngine()
@@ -69,6 +79,19 @@ class NativeEngine:
         generator: torch.Generator | None = None,
     ) -> Generation:
         """As :meth:`RolloutEngine.generate <rlhf_lightning.models.RolloutEngine.generate>`."""
+        if is_own(model):
+            return sample_own(
+                model,
+                input_ids,
+                lengths,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=eos_token_id,
+                pad_token_id=pad_token_id,
+                temperature=temperature,
+                greedy=greedy,
+                generator=generator,
+                batch_size=self.batch_size,
+            )
         check_request(model, lengths, max_new_tokens=max_new_tokens, temperature=temperature, greedy=greedy)
         count = len(input_ids)
         # A validation's inference mode would have every shape compiled a second time.
