@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -16,8 +17,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.cli import command_line, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation import write_claims
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
@@ -82,6 +84,31 @@ def run_pipeline(config: DictConfig) -> Path:
     write_report(report, run_dir, curves=curves)
     print_table(report, run_dir)
     return run_dir / "report.md"
+
+
+def run_seeds(config: DictConfig) -> Path:
+    """The whole pipeline for each of ``config.seeds``, in ``run_dir/seed-N``, and the table of the paper's claims over
+    all of them; returns the table's path.
+
+    Raises:
+        UserError: a seed that is given twice or is no whole number, and what :func:`run_pipeline` raises.
+    """
+    seeds = list(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"seeds={seeds} must be different whole numbers, such as [0,1,2]")
+    folders = {}
+    for seed in seeds:
+        console.rule(f"seed {seed}")
+        one = copy.deepcopy(config)
+        one.seed, one.seeds, one.run_dir = seed, None, str(Path(config.run_dir) / f"seed-{seed}")
+        report = run_pipeline(one)
+        if report.suffix == ".md":
+            folders[seed] = report.parent
+    if not folders:
+        return Path(config.run_dir)
+    page = write_claims(folders, config.run_dir, command=command_line("rlhf-pipeline"))
+    console.print(f"Claims: {page}", soft_wrap=True)
+    return page
 
 
 def check_stages(config: DictConfig) -> None:
@@ -168,7 +195,10 @@ def _shown(metrics: dict[str, Any]) -> str:
 @reported
 def _app(config: DictConfig) -> Any:
     quieten()
-    run_pipeline(config)
+    if config.seeds is None:
+        run_pipeline(config)
+    else:
+        run_seeds(config)
 
 
 def main() -> None:
