@@ -46,6 +46,9 @@ def run_pipeline(config: DictConfig) -> Path:
     seconds: dict[str, float] = {}
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
+    training: dict[str, dict[str, Any]] = {}
+    folds: dict[str, Any] = {}
+    data: dict[str, dict[str, Any]] = {}
     require_values(config)
     for key in ("order", "skip"):
         unknown = [name for name in config[key] if name not in config.steps]
@@ -68,19 +71,34 @@ def run_pipeline(config: DictConfig) -> Path:
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
+            training[name] = _settings(step)
+            data[name] = _read(folder / "data.json") or {}
         if name == "evaluate":
             result = done["metrics"]
+        if name == "folds":
+            folds = {"labeler_folds": done["metrics"]}
         with open_dict(config.outputs):
             config.outputs[name] = str(folder / "model" if "module" in step else folder)
     if not result:
         console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
         return run_dir
-    report = result | {
-        "seed": config.seed,
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1), "this_call": time.perf_counter() - started},
-        "versions": {name: version(name) for name in ("rlhf-lightning", "torch", "lightning", "transformers")},
-        "steps": {name: str(path) for name, path in config.outputs.items() if path is not None},
-    }
+    report = (
+        result
+        | folds
+        | {
+            "seed": config.seed,
+            "seconds": {
+                **seconds,
+                "total": round(sum(seconds.values()), 1),
+                "this_call": time.perf_counter() - started,
+            },
+            "versions": {name: version(name) for name in ("rlhf-lightning", "torch", "lightning", "transformers")},
+            "command": command_line("rlhf-pipeline"),
+            "training": training,
+            "data": data,
+            "steps": {name: str(path) for name, path in config.outputs.items() if path is not None},
+        }
+    )
     write_report(report, run_dir, curves=curves)
     print_table(report, run_dir)
     return run_dir / "report.md"
@@ -183,6 +201,16 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(file.read_text())
     return content
+
+
+def _settings(step: DictConfig) -> dict[str, Any]:
+    """The numbers and switches of a stage, for the model card."""
+    found = {}
+    for part in ("module", "data", "trainer"):
+        values = OmegaConf.to_container(step[part], resolve=True)
+        assert isinstance(values, dict)
+        found |= {f"{part}.{k}": v for k, v in values.items() if isinstance(v, bool | int | float)}
+    return found
 
 
 def _shown(metrics: dict[str, Any]) -> str:

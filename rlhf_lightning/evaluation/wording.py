@@ -24,6 +24,7 @@ STAGE_TITLES = {
     "collect": "Collecting rankings",
     "collect_heldout": "Collecting held-out rankings",
     "reward": "Reward model",
+    "folds": "Reward model, labeler folds",
     "ppo": "PPO",
     "ppo_kl": "PPO with a larger β",
     "ppo_ptx": "PPO-ptx",
