@@ -89,7 +89,10 @@ class PolicyEvaluation(L.Callback):
         low, high = found.pop("win_rate_interval")
         found |= {"win_rate_low": low, "win_rate_high": high}
         metrics = {f"eval/{name}": float(value) for name, value in found.items() if value is not None}
-        pl_module.log_dict(metrics, batch_size=len(self._rows))
+        # Lightning would log the values of one iteration again at the next ones.
+        pl_module.log_dict(metrics, logger=False, batch_size=len(self._rows))
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=iteration - 1)  # Lightning numbers its metrics from 0
 
     def _evaluate(self, pl_module: Any) -> dict[str, Any]:
         options: dict[str, Any] = {

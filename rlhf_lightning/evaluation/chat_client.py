@@ -108,10 +108,11 @@ class ChatClient:
                 time.sleep(self.wait * 2 ** (attempt - 1))
             try:
                 answer = self._post(body)
-                result = read(answer)
             except _PassingFault as error:
                 fault = str(error)
                 continue
+            try:
+                result = read(answer)
             except ValueError as error:
                 fault = f"an answer that cannot be read ({error})"
                 continue

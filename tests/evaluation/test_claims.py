@@ -34,11 +34,11 @@ def evaluated(folder: Path, *, fails: str | None = None, seed: int = 0) -> Path:
         ]
         samples[name] = str(folder / f"samples_{name}.jsonl")
         write(Path(samples[name]), rows)
-    keys = {("base_prompted", "base"): "prompted_over_base", ("sft", "base_prompted"): "sft_over_prompted"}
+    keys = dict(zip(BETTER, ("prompted_over_base", "sft_over_prompted", "ptx_over_sft"), strict=True))
     verdicts = []
     for judge in ("heldout", "train"):
         for first, second in BETTER:
-            share = 0.5 if keys.get((first, second)) == fails else 0.8
+            share = 0.5 if keys[first, second] == fails else 0.8
             if fails == "generalises" and judge == "train":
                 share = 0.98
             # The files name a pair in the order of the models, which need not be that of the claim.

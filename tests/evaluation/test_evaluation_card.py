@@ -82,7 +82,7 @@ def other(node: Any) -> Any:
 def table_numbers(card: str) -> list[str]:
     """Numbers in the cells behind the first, those of names left out."""
     rows = [line.strip("| ").split(" | ")[1:] for line in card.splitlines() if line.startswith("|")]
-    return [number for row in rows for cell in row for number in re.findall(r"(?<![\w.])[+−]?\d+(?:\.\d+)?", cell)]
+    return [number for row in rows for cell in row for number in re.findall(r"(?<![\w.\-])[+−]?\d+(?:\.\d+)?", cell)]
 
 
 def test_no_number_of_a_table_is_the_cards_own(whole: dict[str, Any]) -> None:
