@@ -63,7 +63,8 @@ class PolicyEvaluation(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files before anything is trained."""
         require_episodes(self, pl_module)
-        if is_sharded(pl_module.policy):
+        policy: Any = pl_module.policy
+        if is_sharded(policy):
             raise UserError(
                 "PolicyEvaluation samples with whole weights and the policy is in shards: train with strategy=ddp, or "
                 "evaluate the exported folder afterwards"

@@ -205,11 +205,11 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _settings(step: DictConfig) -> dict[str, Any]:
     """The numbers and switches of a stage, for the model card."""
-    found = {}
+    found: dict[str, Any] = {}
     for part in ("module", "data", "trainer"):
         values = OmegaConf.to_container(step[part], resolve=True)
         assert isinstance(values, dict)
-        found |= {f"{part}.{k}": v for k, v in values.items() if isinstance(v, bool | int | float)}
+        found |= {f"{part}.{k!s}": v for k, v in values.items() if isinstance(v, bool | int | float)}
     return found
 
 

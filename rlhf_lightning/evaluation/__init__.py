@@ -31,6 +31,7 @@ from rlhf_lightning.evaluation.reward_model import (
     pair_agreement,
 )
 from rlhf_lightning.evaluation.sampling import Samples, sample_responses
+from rlhf_lightning.evaluation.several_judges import ask_judges
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.evaluation.win_rate import WinRate, bootstrap_interval, share_interval, win_rate
 
@@ -50,6 +51,7 @@ __all__ = [
     "Verdicts",
     "WinRate",
     "ask_all_pairs",
+    "ask_judges",
     "block_losses",
     "bootstrap_interval",
     "bradley_terry",

@@ -123,6 +123,11 @@ def _preferences(found: Mapping[str, Any]) -> list[str]:
         parts.append(card_section(f"Bradley-Terry ratings: judge {judge}", columns, ratings))
         columns_of_duels = ("first", "second", "first wins", "95 % interval")
         parts.append(card_section(f"Duels: judge {judge}", columns_of_duels, duels))
+        labels = said.get("labels")
+        if labels and labels["agreement"] is not None:
+            share, bounds = written(labels["agreement"], "rate"), _interval(labels["interval"], "rate")
+            row = (f"{labels['decided']} pairs decided, {labels['ties']} tied", share, bounds)
+            parts.append(card_section(f"Labels: judge {judge}", ("pairs", "agrees", "95 % interval"), [row]))
         if said.get("first_shown_won") is not None:
             share = written(said["first_shown_won"], "rate")
             parts.append(f"What was shown first won {share} of the verdicts that were no tie.")

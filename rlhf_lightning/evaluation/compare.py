@@ -16,18 +16,11 @@ from rlhf_lightning.evaluation.divergence import kl_from
 from rlhf_lightning.evaluation.judges import Judge
 from rlhf_lightning.evaluation.language_modelling import block_losses, text_batches
 from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_model, load_scorer
-from rlhf_lightning.evaluation.preference import (
-    Pair,
-    Verdicts,
-    ask_all_pairs,
-    judge_in_random_order,
-    summarize_preferences,
-    verdicts_of_scores,
-    write_verdicts,
-)
+from rlhf_lightning.evaluation.preference import judge_in_random_order
 from rlhf_lightning.evaluation.responses import Responses, intervals, sample_table, summarize, write_samples
 from rlhf_lightning.evaluation.reward_model import evaluate_reward_model
 from rlhf_lightning.evaluation.sampling import Samples, sample_responses
+from rlhf_lightning.evaluation.several_judges import ask_judges
 from rlhf_lightning.models import RewardModelScorer
 
 
@@ -107,7 +100,7 @@ def evaluate_models(
         ``rude``, ``likert`` and whatever else the judge assesses, each the mean over prompts, ``None`` where
         nobody can decide it. ``intervals``: of all these, 95 %,
         by model. ``preferences``: what ``judges`` found, see
-        :func:`~rlhf_lightning.evaluation.summarize_preferences`. ``reward_model``: see
+        :func:`~rlhf_lightning.evaluation.ask_judges`. ``reward_model``: see
         :func:`~rlhf_lightning.evaluation.evaluate_reward_model`.
         ``rates``: the metrics that are shares of responses. ``samples``: the files. ``sample_table``: some prompts
         with every model's response. ``baseline`` and ``settings``: how it was done.
@@ -159,9 +152,17 @@ def evaluate_models(
     ordered = {name: results[name] for name in present}
     of_models = {name: losses[source] for name, source in sources.items()}
     write_rows(Path(out) / "text_losses.jsonl", ({"model": n, "blocks": found} for n, found in of_models.items()))
-    verdicts = _verdicts(setup, ordered, judges or {})
-    if verdicts:
-        write_verdicts(verdicts, out)
+    scores = {name: result.scores for name, result in ordered.items() if result.scores is not None}
+    preferences = ask_judges(
+        judges or {},
+        rows,
+        {name: result.samples.responses for name, result in ordered.items()},
+        anchor=baseline,
+        out=out,
+        scores=scores if len(scores) == len(ordered) else None,
+        comparisons=comparisons,
+        seed=seed,
+    )
     return {
         "models": {
             name: summarize(result, baseline=baseline, pretrain_loss=_mean_loss(of_models[name]), seed=seed)
@@ -170,7 +171,7 @@ def evaluate_models(
         "intervals": {
             name: intervals(result, text_losses=of_models[name], seed=seed) for name, result in ordered.items()
         },
-        "preferences": summarize_preferences(verdicts, anchor=baseline, seed=seed) if verdicts else None,
+        "preferences": preferences,
         "reward_model": ranking,
         "baseline": baseline,
         "rates": sorted({name for result in results.values() for name in result.rates()}),
@@ -257,19 +258,6 @@ def _answer(
         setup.judge, setup.rows, samples.responses, baseline.samples.responses, seed=f"{setup.seed} {name}"
     )
     return Responses(samples, kl, scores, said.preferences, assessed)
-
-
-def _verdicts(
-    setup: _Setup, results: Mapping[str, Responses], judges: Mapping[str, Judge]
-) -> dict[str, dict[Pair, Verdicts]]:
-    if not judges or len(results) < 2:
-        return {}
-    responses = {name: result.samples.responses for name, result in results.items()}
-    verdicts = {name: ask_all_pairs(judge, setup.rows, responses, seed=setup.seed) for name, judge in judges.items()}
-    scores = {name: result.scores for name, result in results.items() if result.scores is not None}
-    if len(scores) == len(results):
-        verdicts["reward_model"] = verdicts_of_scores(scores)
-    return verdicts
 
 
 def _mean_loss(blocks: list[tuple[float, int]] | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from rlhf_lightning.data import Encoder, TokenBatch, collate_tokens, load_blocks
@@ -59,7 +60,7 @@ def block_losses(model: nn.Module, batches: Sequence[TokenBatch]) -> list[tuple[
         for batch in batches:
             chosen, _ = logprobs(batch.input_ids.to(device), batch.loss_mask.to(device), entropy=False)
             counts = batch.loss_mask.sum(1).tolist()
-            losses = chosen.double().cpu().split(counts)
+            losses = torch.split(chosen.double().cpu(), counts)
             found += [(-float(part.sum()), count) for part, count in zip(losses, counts, strict=True)]
     return found
 

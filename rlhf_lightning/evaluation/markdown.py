@@ -99,6 +99,12 @@ def _preferences(report: Mapping[str, Any], plots: Mapping[str, str]) -> list[st
         for judge, said in judges.items()
         if said.get("first_shown_won") is not None
     ]
+    lines += [
+        f"{judge} prefers what the labelers preferred in {written(labels['agreement'], 'rate')} of {labels['decided']} "
+        f"labeled pairs that it decides (95 % interval {written(labels['interval'], 'interval')} %)."
+        for judge, said in judges.items()
+        if (labels := said.get("labels")) and labels["agreement"] is not None
+    ]
     return [*parts, _list(lines), *([_image("ratings", plots)] if "ratings" in plots else [])]
 
 

@@ -132,7 +132,7 @@ def _second_opinions(
     responses: Sequence[Sequence[str]],
     scores: Scores,
     pairs: Pairs,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     own: Callable[..., float] | None = getattr(labeler, "agreement", None)
     agreement = None if own is None else _number(own(rows, responses))
     if name == "train" and own is not None:

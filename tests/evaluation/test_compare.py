@@ -97,6 +97,8 @@ def test_several_judges_compare_every_two_models(arguments: dict[str, Any]) -> N
     assert pairs == [("base_prompted", "ppo"), ("base_prompted", "sft"), ("ppo", "sft")]
     assert found["judges"]["length"]["ratings"]["sft"]["rating"] == 0.0
     assert [agreement["judges"] for agreement in found["agreement"]] == [["length", "reward_model"]]
+    # The label: "yes." before "no" and "hm", of which it is the longest, by the judge's own rule.
+    assert found["judges"]["length"]["labels"]["agreement"] == 1.0
     said = read(str(arguments["out"] / "preferences.jsonl"))
     assert len(said) == 2 * 3 * len(PROMPTS)
     # Both models of the first pair have the length and the score of their sample files.
