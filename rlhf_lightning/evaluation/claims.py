@@ -97,7 +97,7 @@ def _claims(runs: Sequence[Evidence], seed: int) -> Iterator[Claim]:
     yield Claim("ptx_over_sft", "PPO-ptx is preferred to SFT", measure, "share", *share(won), above=0.5)
     yield Claim(
         "ptx_over_sft_train",
-        "... and so say the labelers who trained it",
+        "The labelers of training prefer it, too",
         "win rate, training labelers",
         "share",
         *share(by_train),
@@ -122,7 +122,7 @@ def _claims(runs: Sequence[Evidence], seed: int) -> Iterator[Claim]:
         )
     yield Claim(
         "rude_respectful",
-        "Asked for manners, PPO-ptx is less often rude than the base",
+        "Asked for manners, PPO-ptx is rude less often than the base",
         "rude, difference",
         "points",
         *mean(change("rude", "ppo_ptx_respectful", "base_respectful")),
@@ -138,7 +138,7 @@ def _claims(runs: Sequence[Evidence], seed: int) -> Iterator[Claim]:
     )
     yield Claim(
         "ptx_takes_back_tax",
-        "The pretraining mix takes all of it back",
+        "The pretraining mix takes all of that back",
         "share of the rise",
         "share",
         *_recovered(runs, "ppo_ptx", seed),
@@ -146,7 +146,7 @@ def _claims(runs: Sequence[Evidence], seed: int) -> Iterator[Claim]:
     )
     yield Claim(
         "larger_kl_does_not",
-        "A ten times larger β does not",
+        "A ten times larger β does not take it all back",
         "share of the rise",
         "share",
         *_recovered(runs, "ppo_kl", seed),
@@ -154,7 +154,7 @@ def _claims(runs: Sequence[Evidence], seed: int) -> Iterator[Claim]:
     )
     yield Claim(
         "larger_kl_costs_reward",
-        "... and costs reward",
+        "The larger β costs reward",
         "gold reward over PPO-ptx",
         "number",
         *mean(change("gold_reward", "ppo_kl", "ppo_ptx")),

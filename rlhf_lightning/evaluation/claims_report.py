@@ -68,7 +68,7 @@ def claims_plot(found: Mapping[str, Sequence[Claim]]) -> Figure:
     kinds = [k for k in ("share", "points", "number") if any(c.form == k for c in found[names[-1]])]
     rows = {kind: [i for i, claim in enumerate(found[names[-1]]) if claim.form == kind] for kind in kinds}
     height = max(len(group) for group in rows.values())
-    drawing, axes = figure(6.4 * len(kinds), 1.2 + 0.62 * height, 1, len(kinds))
+    drawing, axes = figure(5.6 * len(kinds), 1.2 + 0.5 * height, 1, len(kinds))
     for ax, kind in zip(axes, kinds, strict=True):
         scale = 1 if kind == "number" else 100
         for place, index in enumerate(reversed(rows[kind])):
