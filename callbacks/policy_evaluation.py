@@ -33,13 +33,13 @@ class PolicyEvaluation(L.Callback):
         batch_size, seed: of the sampling.
 
     Raises:
-        UserError: ``every`` or ``limit`` below 1; a policy in shards, or a module that does not sample.
+        UserError: no prompts; ``every`` or ``limit`` below 1; a policy in shards, or a module that does not sample.
     """
 
     def __init__(
         self,
         *,
-        prompts: str,
+        prompts: str | None,
         judge: Judge | None = None,
         every: int = 10,
         limit: int | None = None,
@@ -50,6 +50,10 @@ class PolicyEvaluation(L.Callback):
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
+        if not prompts:
+            raise UserError(
+                "callbacks.policy_evaluation.prompts is not set: give a prompts file, or data.validation, which it reads"
+            )
         for name, count in (("every", every), ("limit", limit)):
             if count is not None and count < 1:
                 raise UserError(f"callbacks.policy_evaluation.{name}={count} must be at least 1")

@@ -207,6 +207,28 @@ def test_seeds_run_the_whole_pipeline_each_and_make_one_table(
     assert "seeds=[3, 3] must be different whole numbers" in capsys.readouterr().err
 
 
+def test_the_reward_stage_over_groups_of_labelers(
+    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, _ = finished
+    order = "order=[prepare,pretrain,sft,collect,collect_heldout,reward,folds]"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["script", *SMALL, f"run_dir={run_dir}", order, "steps.folds.groups=2", "steps.folds.validation_share=0.4"],
+    )
+    before = done_at(run_dir)
+    pipeline.main()
+    (folder,) = (run_dir / "steps").glob("folds-*")
+    assert set(done_at(run_dir)) - set(before) == {folder.name}
+    metrics = json.loads((folder / "step.json").read_text())["metrics"]
+    assert [len(fold["accuracy_interval"]) for fold in metrics["heldout"]["folds"]] == [2, 2]
+    weights = [(folder / f"fold-{n}" / "reward" / "model" / "model.safetensors").read_bytes() for n in (1, 2)]
+    assert weights[0] != weights[1]  # each saw other people's rows
+    trained = [json.loads(line) for line in (folder / "fold-1" / "train.jsonl").read_text().splitlines()]
+    assert not {row["labeler"] for row in trained} & set(metrics["labelers"][0])
+
+
 def write_evaluation(folder: Path, *, seed: int) -> None:
     """The least that an evaluation leaves."""
     folder.mkdir(parents=True)

@@ -93,6 +93,11 @@ def test_without_a_judge_the_reward_prefers(
     assert logger.series("eval/gold_reward") == logger.series("eval/proxy_reward")
 
 
+def test_prompts_are_needed() -> None:
+    with pytest.raises(UserError, match=r"prompts is not set.*data.validation"):
+        PolicyEvaluation(prompts=None)
+
+
 @pytest.mark.parametrize(("name", "value"), [("every", 0), ("limit", 0)])
 def test_counts_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"policy_evaluation.{name}=0"):
