@@ -52,7 +52,7 @@ class PolicyEvaluation(L.Callback):
     ) -> None:
         if not prompts:
             raise UserError(
-                "callbacks.policy_evaluation.prompts is not set: give a prompts file, or data.validation, which it reads"
+                "callbacks.policy_evaluation.prompts is not set: give a prompts file there, or as data.validation"
             )
         for name, count in (("every", every), ("limit", limit)):
             if count is not None and count < 1:
