@@ -7,6 +7,7 @@ from rlhf_lightning.callbacks.huggingface_export import HuggingFaceExport
 from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint
 from rlhf_lightning.callbacks.kl_early_stop import KLEarlyStop
 from rlhf_lightning.callbacks.policy_ema import PolicyEMA
+from rlhf_lightning.callbacks.policy_evaluation import PolicyEvaluation
 from rlhf_lightning.callbacks.progress_bar import TrainingProgressBar
 from rlhf_lightning.callbacks.rollout_metrics import RolloutMetrics, rollout_metrics
 from rlhf_lightning.callbacks.run_plan import RunPlan
@@ -21,6 +22,7 @@ __all__ = [
     "IterationCheckpoint",
     "KLEarlyStop",
     "PolicyEMA",
+    "PolicyEvaluation",
     "RolloutMetrics",
     "RunPlan",
     "SampleTable",

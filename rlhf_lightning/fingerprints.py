@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 # What a step's result does not depend on.
-VOLATILE = frozenset({"run_dir", "resume", "logger", "enable_progress_bar", "default_root_dir", "progress_bar"})
+VOLATILE = frozenset(
+    {"run_dir", "resume", "logger", "enable_progress_bar", "default_root_dir", "progress_bar", "cache"}
+)
 # The code that makes a training artefact; the report and the command line can change without training anew.
 TRAINING_CODE = ("functional", "models", "data", "modules", "sandbox", "callbacks")
 LARGE = 256 * 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -16,8 +17,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.cli import command_line, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation import write_claims
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
@@ -44,6 +46,9 @@ def run_pipeline(config: DictConfig) -> Path:
     seconds: dict[str, float] = {}
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
+    training: dict[str, dict[str, Any]] = {}
+    folds: dict[str, Any] = {}
+    data: dict[str, dict[str, Any]] = {}
     require_values(config)
     for key in ("order", "skip"):
         unknown = [name for name in config[key] if name not in config.steps]
@@ -66,22 +71,62 @@ def run_pipeline(config: DictConfig) -> Path:
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
+            training[name] = _settings(step)
+            data[name] = _read(folder / "data.json") or {}
         if name == "evaluate":
             result = done["metrics"]
+        if name == "folds":
+            folds = {"labeler_folds": done["metrics"]}
         with open_dict(config.outputs):
             config.outputs[name] = str(folder / "model" if "module" in step else folder)
     if not result:
         console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
         return run_dir
-    report = result | {
-        "seed": config.seed,
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1), "this_call": time.perf_counter() - started},
-        "versions": {name: version(name) for name in ("rlhf-lightning", "torch", "lightning", "transformers")},
-        "steps": {name: str(path) for name, path in config.outputs.items() if path is not None},
-    }
+    report = (
+        result
+        | folds
+        | {
+            "seed": config.seed,
+            "seconds": {
+                **seconds,
+                "total": round(sum(seconds.values()), 1),
+                "this_call": time.perf_counter() - started,
+            },
+            "versions": {name: version(name) for name in ("rlhf-lightning", "torch", "lightning", "transformers")},
+            "command": command_line("rlhf-pipeline"),
+            "training": training,
+            "data": data,
+            "steps": {name: str(path) for name, path in config.outputs.items() if path is not None},
+        }
+    )
     write_report(report, run_dir, curves=curves)
     print_table(report, run_dir)
     return run_dir / "report.md"
+
+
+def run_seeds(config: DictConfig) -> Path:
+    """The whole pipeline for each of ``config.seeds``, in ``run_dir/seed-N``, and the table of the paper's claims over
+    all of them; returns the table's path.
+
+    Raises:
+        UserError: a seed that is given twice or is no whole number, and what :func:`run_pipeline` raises.
+    """
+    seeds = list(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"seeds={seeds} must be different whole numbers, such as [0,1,2]")
+    folders = {}
+    for seed in seeds:
+        console.rule(f"seed {seed}")
+        one = copy.deepcopy(config)
+        one.seed, one.seeds, one.run_dir = seed, None, str(Path(config.run_dir) / f"seed-{seed}")
+        report = run_pipeline(one)
+        if report.suffix == ".md":
+            folders[seed] = report.parent
+    if not folders:
+        return Path(config.run_dir)
+    page = write_claims(folders, config.run_dir, command=command_line("rlhf-pipeline"))
+    console.print(f"Claims: {page}", soft_wrap=True)
+    return page
 
 
 def check_stages(config: DictConfig) -> None:
@@ -158,6 +203,16 @@ def _read(file: Path) -> dict[str, Any] | None:
     return content
 
 
+def _settings(step: DictConfig) -> dict[str, Any]:
+    """The numbers and switches of a stage, for the model card."""
+    found: dict[str, Any] = {}
+    for part in ("module", "data", "trainer"):
+        values = OmegaConf.to_container(step[part], resolve=True)
+        assert isinstance(values, dict)
+        found |= {f"{part}.{k!s}": v for k, v in values.items() if isinstance(v, bool | int | float)}
+    return found
+
+
 def _shown(metrics: dict[str, Any]) -> str:
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
     wanted = [k for k in numbers if k.startswith("val/") or "/" not in k or k in ("train/loss", "rollout/score")]
@@ -168,7 +223,10 @@ def _shown(metrics: dict[str, Any]) -> str:
 @reported
 def _app(config: DictConfig) -> Any:
     quieten()
-    run_pipeline(config)
+    if config.seeds is None:
+        run_pipeline(config)
+    else:
+        run_seeds(config)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modules": {"functional", "planning", "models", "data"},
     "evaluation": {"functional", "models", "data"},
     "diagnosis": {"functional", "planning", "models", "data", "modules"},
-    "callbacks": {"functional", "planning", "models", "data", "modules"},
+    "callbacks": {"functional", "planning", "models", "data", "modules", "evaluation"},
 }
 # Folders that are entered by their public names alone.
 CLOSED = {"data", "models", "planning", "sandbox", "evaluation", "diagnosis"}

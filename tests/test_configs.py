@@ -108,7 +108,8 @@ def test_values_of_an_experiment_win_over_defaults_and_the_command_line_over_bot
 
     values = OmegaConf.to_container(written, resolve=False)
     assert isinstance(values, dict)
-    for choice, name in [item for entry in values.pop("defaults", []) for item in entry.items()]:
+    chosen = [entry for entry in values.pop("defaults", []) if isinstance(entry, dict)]
+    for choice, name in [item for entry in chosen for item in entry.items() if item[0].startswith("override ")]:
         group, package = choice.removeprefix("override /").split("@")
         file = OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")
         assert OmegaConf.select(config, package)._target_ == file._target_, choice

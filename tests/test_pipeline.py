@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_lightning import pipeline
+from rlhf_lightning.evaluation import card_drift
 
 SMALL = [
     "experiment=quickstart",
@@ -162,3 +164,74 @@ def test_a_step_whose_input_is_left_out_is_refused(
     with pytest.raises(SystemExit):
         pipeline.main()
     assert "the step sft needs the output of pretrain" in capsys.readouterr().err.replace("prepare", "pretrain")
+
+
+def test_the_model_card_is_that_of_the_report(finished: tuple[Path, dict[str, object]]) -> None:
+    """Every number of the card is read from report.json: written anew from it, the card is the same."""
+    run_dir, report = finished
+    assert card_drift(run_dir) == []
+    card = (run_dir / "MODEL_CARD.md").read_text()
+    assert "| PPO-ptx | module.kl_coef | 0.15 |" in card
+    assert "## Data: SFT" in card
+    assert "steps.ppo.data.iterations=2" in card  # the command
+    assert str(run_dir.parent) not in card
+    intervals = report["intervals"]
+    assert isinstance(intervals, dict)
+    assert {"gold_reward", "kl", "truthful", "pretrain_loss"} <= set(intervals["ppo_ptx"])
+    (run_dir / "MODEL_CARD.md").write_text(card.replace("## Limits", "## Limits\n\n- It won 99.9 % of all duels."))
+    assert any("99.9" in line for line in card_drift(run_dir))
+    (run_dir / "MODEL_CARD.md").write_text(card)
+
+
+def test_seeds_run_the_whole_pipeline_each_and_make_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def stand_in(config: DictConfig) -> Path:
+        folder = Path(config.run_dir)
+        write_evaluation(folder, seed=config.seed)
+        seen.append((config.seed, config.seeds, folder, config.steps.ppo_kl.seed, config.steps.ppo_kl.module.kl_coef))
+        return folder / "report.md"
+
+    monkeypatch.setattr(pipeline, "run_pipeline", stand_in)
+    monkeypatch.setattr(sys, "argv", ["rlhf-pipeline", "experiment=claims", "seeds=[3,5]", f"run_dir={tmp_path}"])
+    pipeline.main()
+    assert seen == [(seed, None, tmp_path / f"seed-{seed}", seed, 1.5) for seed in (3, 5)]
+    assert "| seed 3 | seed 5 | all |" in (tmp_path / "claims.md").read_text()
+    assert (tmp_path / "plots" / "claims.png").is_file()
+    assert "claims.md" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["rlhf-pipeline", "experiment=claims", "seeds=[3,3]", f"run_dir={tmp_path}"])
+    with pytest.raises(SystemExit):
+        pipeline.main()
+    assert "seeds=[3, 3] must be different whole numbers" in capsys.readouterr().err
+
+
+def test_the_reward_stage_over_groups_of_labelers(
+    finished: tuple[Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, _ = finished
+    order = "order=[prepare,pretrain,sft,collect,collect_heldout,reward,folds]"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["script", *SMALL, f"run_dir={run_dir}", order, "steps.folds.groups=2", "steps.folds.validation_share=0.4"],
+    )
+    before = done_at(run_dir)
+    pipeline.main()
+    (folder,) = (run_dir / "steps").glob("folds-*")
+    assert set(done_at(run_dir)) - set(before) == {folder.name}
+    metrics = json.loads((folder / "step.json").read_text())["metrics"]
+    assert [len(fold["accuracy_interval"]) for fold in metrics["heldout"]["folds"]] == [2, 2]
+    weights = [(folder / f"fold-{n}" / "reward" / "model" / "model.safetensors").read_bytes() for n in (1, 2)]
+    assert weights[0] != weights[1]  # each saw other people's rows
+    trained = [json.loads(line) for line in (folder / "fold-1" / "train.jsonl").read_text().splitlines()]
+    assert not {row["labeler"] for row in trained} & set(metrics["labelers"][0])
+
+
+def write_evaluation(folder: Path, *, seed: int) -> None:
+    """The least that an evaluation leaves."""
+    folder.mkdir(parents=True)
+    sample = folder / "samples_sft.jsonl"
+    sample.write_text(json.dumps({"prompt": "p", "truthful": 1.0}) + "\n")
+    (folder / "report.json").write_text(json.dumps({"samples": {"sft": str(sample)}, "seed": seed}))

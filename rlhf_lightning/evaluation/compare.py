@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlhf_lightning.data import Encoder, Labeler, TokenBatch, load_rows
+from rlhf_lightning.data import Encoder, Labeler, TokenBatch, load_rows, write_rows
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.divergence import kl_from
 from rlhf_lightning.evaluation.judges import Judge
-from rlhf_lightning.evaluation.language_modelling import mean_loss, text_batches
+from rlhf_lightning.evaluation.language_modelling import block_losses, text_batches
 from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_model, load_scorer
-from rlhf_lightning.evaluation.responses import Responses, sample_table, summarize, write_samples
+from rlhf_lightning.evaluation.preference import judge_in_random_order
+from rlhf_lightning.evaluation.responses import Responses, intervals, sample_table, summarize, write_samples
 from rlhf_lightning.evaluation.reward_model import evaluate_reward_model
 from rlhf_lightning.evaluation.sampling import Samples, sample_responses
+from rlhf_lightning.evaluation.several_judges import ask_judges
 from rlhf_lightning.models import RewardModelScorer
 
 
@@ -44,6 +46,7 @@ def evaluate_models(
     text: str | None,
     comparisons: str | None,
     judge: Judge,
+    judges: Mapping[str, Judge] | None = None,
     labelers: Mapping[str, Labeler] | None = None,
     out: str | Path,
     max_new_tokens: int = 32,
@@ -65,7 +68,7 @@ def evaluate_models(
     """Compare models on held-out prompts; each folder is loaded once.
 
     Every model answers every prompt once, with random numbers of its own. Its responses are judged against those of
-    the baseline to the same prompts, and assessed by themselves.
+    the baseline to the same prompts, either shown first by the toss of a coin, and assessed by themselves.
 
     Args:
         models: a name for each ``{"name": folder or hub id, "prefix": optional path of a few-shot file}``, which may
@@ -76,9 +79,12 @@ def evaluate_models(
         text: held-out pretraining text, for the alignment tax.
         comparisons: held-out comparisons, for the reward model's accuracy.
         judge: prefers and assesses.
+        judges: by name, who else compares every two of the models, for ratings and the judges' agreement; the reward
+            model joins them. One pair of m models costs m·(m − 1)/2 questions a prompt and judge.
         labelers: second opinions on the comparisons, see
             :func:`~rlhf_lightning.evaluation.evaluate_reward_model`.
-        out: folder for ``samples_<model>.jsonl``.
+        out: folder for ``samples_<model>.jsonl``, ``text_losses.jsonl`` (nats and labels of each block and model) and
+            ``preferences.jsonl`` (what each of ``judges`` said).
         max_new_tokens, temperature, batch_size, seed: of the sampling.
         limit: so many of the prompts, drawn by the seed; all by default.
         text_block, document_eos, sample_by: as in :class:`~rlhf_lightning.data.TextDataModule`.
@@ -92,7 +98,10 @@ def evaluate_models(
         ``proxy_reward``, ``kl`` (k1, nats per response, on the model's own samples), ``pretrain_loss`` (nats per
         token), ``eos_rate``, ``response_length`` (tokens, the end included), ``instruction_followed``, ``truthful``,
         ``rude``, ``likert`` and whatever else the judge assesses, each the mean over prompts, ``None`` where
-        nobody can decide it. ``reward_model``: see :func:`~rlhf_lightning.evaluation.evaluate_reward_model`.
+        nobody can decide it. ``intervals``: of all these, 95 %,
+        by model. ``preferences``: what ``judges`` found, see
+        :func:`~rlhf_lightning.evaluation.ask_judges`. ``reward_model``: see
+        :func:`~rlhf_lightning.evaluation.evaluate_reward_model`.
         ``rates``: the metrics that are shares of responses. ``samples``: the files. ``sample_table``: some prompts
         with every model's response. ``baseline`` and ``settings``: how it was done.
 
@@ -117,7 +126,7 @@ def evaluate_models(
     sources = {name: form.of(spec | {"name": str(spec["name"])}) for name, spec in present.items()}
     first = sources[baseline]
     results: dict[str, Responses] = {}
-    losses: dict[ModelSource, float | None] = {}
+    losses: dict[ModelSource, list[tuple[float, int]] | None] = {}
     blocks: dict[str, list[TokenBatch]] = {}
     reference: LoadedModel | None = None
     for source in sorted(set(sources.values()), key=lambda source: (source != first, str(source))):
@@ -135,17 +144,34 @@ def evaluate_models(
                     sample_by=sample_by,
                     max_tokens=text_tokens,
                 )
-            losses[source] = mean_loss(loaded.model, blocks[tokenizer])
+            losses[source] = block_losses(loaded.model, blocks[tokenizer])
         names = [name for name in present if sources[name] == source]
         for name in sorted(names, key=lambda name: name != baseline):
             results[name] = _answer(setup, loaded, reference, name, prefixes[name], results.get(baseline))
 
     ordered = {name: results[name] for name in present}
+    of_models = {name: losses[source] for name, source in sources.items()}
+    write_rows(Path(out) / "text_losses.jsonl", ({"model": n, "blocks": found} for n, found in of_models.items()))
+    scores = {name: result.scores for name, result in ordered.items() if result.scores is not None}
+    preferences = ask_judges(
+        judges or {},
+        rows,
+        {name: result.samples.responses for name, result in ordered.items()},
+        anchor=baseline,
+        out=out,
+        scores=scores if len(scores) == len(ordered) else None,
+        comparisons=comparisons,
+        seed=seed,
+    )
     return {
         "models": {
-            name: summarize(result, baseline=baseline, pretrain_loss=losses[sources[name]], seed=seed)
+            name: summarize(result, baseline=baseline, pretrain_loss=_mean_loss(of_models[name]), seed=seed)
             for name, result in ordered.items()
         },
+        "intervals": {
+            name: intervals(result, text_losses=of_models[name], seed=seed) for name, result in ordered.items()
+        },
+        "preferences": preferences,
         "reward_model": ranking,
         "baseline": baseline,
         "rates": sorted({name for result in results.values() for name in result.rates()}),
@@ -228,8 +254,14 @@ def _answer(
         setup.prompts,
         prompted=prompted,
     )
-    preferences = setup.judge.prefer(setup.rows, samples.responses, baseline.samples.responses)
-    return Responses(samples, kl, scores, [float(p) for p in preferences], assessed)
+    said = judge_in_random_order(
+        setup.judge, setup.rows, samples.responses, baseline.samples.responses, seed=f"{setup.seed} {name}"
+    )
+    return Responses(samples, kl, scores, said.preferences, assessed)
+
+
+def _mean_loss(blocks: list[tuple[float, int]] | None) -> float | None:
+    return None if blocks is None else sum(loss for loss, _ in blocks) / max(sum(count for _, count in blocks), 1)
 
 
 def _scores(

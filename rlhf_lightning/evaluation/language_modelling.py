@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from rlhf_lightning.data import Encoder, TokenBatch, collate_tokens, load_blocks
@@ -46,15 +47,22 @@ def text_batches(
 
 def mean_loss(model: nn.Module, batches: Sequence[TokenBatch]) -> float:
     """Mean next-token loss in nats, ``−Σ log π(y_t | y_<t) / number of labels``, over all batches together."""
+    blocks = block_losses(model, batches)
+    return sum(loss for loss, _ in blocks) / max(sum(count for _, count in blocks), 1)
+
+
+def block_losses(model: nn.Module, batches: Sequence[TokenBatch]) -> list[tuple[float, int]]:
+    """For each block in turn ``−Σ log π(y_t | y_<t)`` in nats and its number of labels: the units of a bootstrap."""
     logprobs = TokenLogprobs(model)
     device = next(model.parameters()).device
-    total, count = 0.0, 0
+    found = []
     with generation_mode(model):
         for batch in batches:
-            chosen, _ = logprobs(batch.input_ids.to(device), batch.loss_mask.to(device))
-            total -= float(chosen.double().sum())
-            count += chosen.numel()
-    return total / max(count, 1)
+            chosen, _ = logprobs(batch.input_ids.to(device), batch.loss_mask.to(device), entropy=False)
+            counts = batch.loss_mask.sum(1).tolist()
+            losses = torch.split(chosen.double().cpu(), counts)
+            found += [(-float(part.sum()), count) for part, count in zip(losses, counts, strict=True)]
+    return found
 
 
 def text_loss(

@@ -19,6 +19,7 @@ _SHOWN = 240  # characters of a prompt or a response in the sample table
 
 _PLOTS = {
     "win_rates": "Win rates",
+    "ratings": "Ratings",
     "learning_curves": "Learning curves",
     "reward_against_kl": "Reward against KL",
     "alignment_tax": "Alignment tax",
@@ -38,6 +39,7 @@ def markdown(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     parts.append(_table(["", *map(model_title, names)], [[row.title, *row.cells] for row in comparison_rows(report)]))
     if "win_rates" in plots:
         parts.append(_image("win_rates", plots))
+    parts += _preferences(report, plots)
     others = other_rows(report)
     if others:
         parts += ["## What the judge found", "Share of responses, or mean, by model."]
@@ -66,7 +68,50 @@ def markdown(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _preferences(report: Mapping[str, Any], plots: Mapping[str, str]) -> list[str]:
+    """Ratings by judge, and how far the judges agree; nothing without several models before named judges."""
+    found = report.get("preferences") or {}
+    judges = found.get("judges") or {}
+    if not judges:
+        return []
+    rows = []
+    for name in report["models"]:
+        cells = []
+        for said in judges.values():
+            rating = said["ratings"].get(name)
+            mark = " †" if rating and rating["separated"] else ""
+            cells.append(
+                "–"
+                if rating is None
+                else f"{written(rating['rating'], 'signed')} [{written(rating['low'], 'signed')}, "
+                f"{written(rating['high'], 'signed')}]{mark}"
+            )
+        rows.append([model_title(name), *cells])
+    parts = ["## Ratings", _CAPTIONS["ratings"], _table(["", *(judge.replace("_", " ") for judge in judges)], rows)]
+    lines = [
+        f"{' and '.join(a['judges'])} agree on {written(a['share'], 'rate')} of {a['pairs']} pairs that both decide "
+        f"(95 % interval {written(a['interval'], 'interval')} %)."
+        for a in found.get("agreement") or ()
+        if a["share"] is not None
+    ]
+    lines += [
+        f"{judge}: what was shown first won {written(said['first_shown_won'], 'rate')} of the decided pairs."
+        for judge, said in judges.items()
+        if said.get("first_shown_won") is not None
+    ]
+    lines += [
+        f"{judge} prefers what the labelers preferred in {written(labels['agreement'], 'rate')} of {labels['decided']} "
+        f"labeled pairs that it decides (95 % interval {written(labels['interval'], 'interval')} %)."
+        for judge, said in judges.items()
+        if (labels := said.get("labels")) and labels["agreement"] is not None
+    ]
+    return [*parts, _list(lines), *([_image("ratings", plots)] if "ratings" in plots else [])]
+
+
 _CAPTIONS = {
+    "ratings": "Bradley-Terry ratings from all duels of two models: `P(i beats j) = σ(θ_i − θ_j)`, the baseline at 0, "
+    "with 95 % intervals (bootstrap over prompts). † marks ratings of models of which some never lost to the others: "
+    "how far apart those are is not known.",
     "reward_against_kl": "Points are the models of the table; lines are the rollouts during training (running means), "
     "scored by the reward model, after the rule for a missing EOS. Where the proxy goes on rising and the gold reward "
     "does not, the policy exploits the reward model.",

@@ -66,6 +66,29 @@ def win_rates(report: Mapping[str, Any]) -> Figure:
     return drawing
 
 
+def ratings(report: Mapping[str, Any]) -> Figure | None:
+    """Bradley-Terry ratings before every judge with their 95 % intervals; ``None`` where there are none."""
+    judges = (report.get("preferences") or {}).get("judges") or {}
+    if not judges:
+        return None
+    names = list(report["models"])
+    drawing, axes = figure(1.6 + 3.2 * len(judges), 1.3 + 0.4 * len(names), 1, len(judges))
+    for ax, (judge, said) in zip(axes, judges.items(), strict=True):
+        for place, name in enumerate(reversed(names)):
+            values = said["ratings"].get(name)
+            if values is not None:
+                color, marker = style(name)
+                ax.plot([values["low"], values["high"]], [place, place], color=color, linewidth=2.5)
+                ax.plot(values["rating"], place, marker, color=color, markersize=8)
+        ax.axvline(0, color="black", linewidth=1, linestyle="--")
+        ax.set_title(judge.replace("_", " "), fontsize=10)
+        ax.set_yticks(range(len(names)), [model_title(name) for name in reversed(names)] if ax is axes[0] else [])
+        ax.set_ylim(-0.6, len(names) - 0.4)
+        ax.set_xlabel(f"log-odds of beating {model_title(report['baseline'])}")
+        ax.grid(visible=False, axis="y")
+    return drawing
+
+
 def alignment_tax(report: Mapping[str, Any]) -> Figure | None:
     """Loss on held-out pretraining text by model; ``None`` where it was not measured."""
     losses = {name: values.get("pretrain_loss") for name, values in report["models"].items()}

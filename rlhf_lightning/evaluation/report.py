@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.data import whole_file
 from rlhf_lightning.evaluation import plots
+from rlhf_lightning.evaluation.card import CARD, evaluation_card
 from rlhf_lightning.evaluation.curves import Curve, read_curves
+from rlhf_lightning.evaluation.instructions import labeling_instructions
 from rlhf_lightning.evaluation.learning_curves import learning_curves
 from rlhf_lightning.evaluation.markdown import markdown
 
@@ -20,11 +23,13 @@ log = logging.getLogger(__name__)
 def write_report(
     report: Mapping[str, Any], out: str | Path, *, curves: Mapping[str, str | Path | None] | None = None
 ) -> Path:
-    """Write ``report.json``, ``report.md`` and ``plots/*.png`` to ``out``; each file is replaced whole.
+    """Write ``report.json``, ``report.md``, ``plots/*.png``, ``MODEL_CARD.md`` and ``labeling_instructions.md`` to
+    ``out``; each file is replaced whole.
 
     Args:
         report: the result of :func:`~rlhf_lightning.evaluation.evaluate_models`, with ``seconds`` (by stage),
-            ``seed`` and ``versions``.
+            ``seed`` and ``versions``; for the card also ``command``, ``training`` (settings by stage) and ``data``
+            (data cards by stage).
         out: the folder; made if it is not there.
         curves: by stage (``pretrain``, ``sft``, ``reward``, ``ppo``, ``ppo_ptx``) the ``metrics.csv`` of its logger. A
             file that is missing leaves its curve out, with a warning.
@@ -35,10 +40,14 @@ def write_report(
     out = Path(out)
     folder = out / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(out / "report.json", json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace(out / "report.json", text)
+    _replace(out / CARD, evaluation_card(json.loads(text)))  # of what the file says, so that the two cannot differ
+    _replace(out / "labeling_instructions.md", labeling_instructions())
     found = _read(curves or {})
     drawings = {
         "win_rates": plots.win_rates(report),
+        "ratings": plots.ratings(report),
         "learning_curves": learning_curves(found),
         "reward_against_kl": plots.reward_against_kl(report, found),
         "alignment_tax": plots.alignment_tax(report),
@@ -80,6 +89,5 @@ def _finite(value: Any) -> Any:
 
 
 def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    with whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf_lightning.data import write_rows
 from rlhf_lightning.evaluation.sampling import Samples
-from rlhf_lightning.evaluation.win_rate import win_rate
+from rlhf_lightning.evaluation.win_rate import WinRate, bootstrap_interval, share_interval, win_rate
 
 # A report has these keys whether or not the judge can decide them.
 ALWAYS = ("gold_reward", "instruction_followed", "truthful", "rude", "likert")
@@ -42,6 +42,8 @@ class Responses(NamedTuple):
 def summarize(responses: Responses, *, baseline: str, pretrain_loss: float | None, seed: int = 0) -> dict[str, Any]:
     """Means over prompts, by the names of ``report.json``; ``None`` for what was not or cannot be decided."""
     rate = win_rate(responses.preferences, seed=seed)
+    if set(responses.preferences) == {0.5} and not any(responses.kl):
+        rate = WinRate(0.5, 0.5, 0.5)  # the baseline against itself, by definition
     return {
         f"win_rate_vs_{baseline}": rate.mean,
         "win_rate_interval": [rate.low, rate.high],
@@ -54,6 +56,34 @@ def summarize(responses: Responses, *, baseline: str, pretrain_loss: float | Non
         **dict.fromkeys(ALWAYS),
         **{name: _mean(values) for name, values in responses.assessed.items()},
     }
+
+
+def intervals(
+    responses: Responses, *, text_losses: Sequence[tuple[float, int]] | None, seed: int = 0
+) -> dict[str, list[float] | None]:
+    """95 % bootstrap intervals of the means of :func:`summarize`, over prompts, and of the loss over blocks of text.
+
+    Args:
+        text_losses: for each block its summed loss and its number of labels.
+    """
+    measured: dict[str, Sequence[float | None]] = {
+        "kl": responses.kl,
+        "eos_rate": [float(end) for end in responses.samples.finished],
+        "response_length": [float(len(ids)) for ids in responses.samples.response_ids],
+        **responses.assessed,
+    }
+    if responses.scores is not None:
+        measured["proxy_reward"] = responses.scores
+    shares = responses.rates()
+    found: dict[str, list[float] | None] = {}
+    for name, values in measured.items():
+        known = [float(value) for value in values if value is not None and not _undecided(value)]
+        interval = share_interval if name in shares else bootstrap_interval
+        found[name] = list(interval(known, seed=seed)) if known else None
+    if text_losses:
+        totals, counts = zip(*text_losses, strict=True)
+        found["pretrain_loss"] = list(bootstrap_interval(totals, counts, seed=seed))
+    return found
 
 
 def write_samples(responses: Responses, rows: Sequence[Mapping[str, Any]], name: str, out: str | Path) -> Path:

@@ -41,8 +41,8 @@ def evaluate_reward_model(
         bins: of the calibration table.
 
     Returns:
-        ``accuracy`` with ``accuracy_interval`` (95 %, bootstrap over prompts), ``gold_accuracy``,
-        ``heldout_labeler_accuracy``, ``label_agreement`` (of two labelers, over the pairs that both rank strictly),
+        ``accuracy``, ``gold_accuracy`` and ``heldout_labeler_accuracy``, each with an ``..._interval`` (95 %, bootstrap
+        over prompts), ``label_agreement`` (of two labelers, over the pairs that both rank strictly),
         ``heldout_label_agreement``, ``pairs``, ``prompts`` and ``calibration``, see :func:`calibration_table`;
         ``None`` for what cannot be decided.
     """
@@ -59,9 +59,11 @@ def evaluate_reward_model(
     accuracy = pair_accuracy(scores, pairs)
     result: dict[str, Any] = {
         "accuracy": accuracy,
-        "accuracy_interval": None if accuracy is None else list(_accuracy_interval(scores, pairs)),
+        "accuracy_interval": _interval(scores, pairs),
         "gold_accuracy": None if gold is None else pair_accuracy(_by_prompt(gold, responses), pairs),
+        "gold_accuracy_interval": None if gold is None else _interval(_by_prompt(gold, responses), pairs),
         "heldout_labeler_accuracy": None,
+        "heldout_labeler_accuracy_interval": None,
         "label_agreement": None,
         "heldout_label_agreement": None,
         "pairs": sum(len(group) for group in pairs),
@@ -130,7 +132,7 @@ def _second_opinions(
     responses: Sequence[Sequence[str]],
     scores: Scores,
     pairs: Pairs,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     own: Callable[..., float] | None = getattr(labeler, "agreement", None)
     agreement = None if own is None else _number(own(rows, responses))
     if name == "train" and own is not None:
@@ -138,7 +140,11 @@ def _second_opinions(
     labels = labeler(rows, responses)
     opinions = [pairs_from_ranks(label["ranks"]) for label in labels]
     if name == "heldout":
-        return {"heldout_labeler_accuracy": pair_accuracy(scores, opinions), "heldout_label_agreement": agreement}
+        return {
+            "heldout_labeler_accuracy": pair_accuracy(scores, opinions),
+            "heldout_labeler_accuracy_interval": _interval(scores, opinions),
+            "heldout_label_agreement": agreement,
+        }
     # Whoever ranked a row before agrees with themselves: that is no second opinion.
     others = [
         index
@@ -157,10 +163,12 @@ def _correct(scores: Scores, pairs: Pairs) -> tuple[list[float], list[int]]:
     return correct, [len(group) for group in pairs]
 
 
-def _accuracy_interval(scores: Scores, pairs: Pairs) -> tuple[float, float]:
+def _interval(scores: Scores, pairs: Pairs) -> list[float] | None:
     correct, counts = _correct(scores, pairs)
     kept = [index for index, count in enumerate(counts) if count]
-    return bootstrap_interval([correct[index] for index in kept], [counts[index] for index in kept])
+    if not kept:
+        return None
+    return list(bootstrap_interval([correct[index] for index in kept], [counts[index] for index in kept]))
 
 
 def _by_prompt(values: Sequence[float], responses: Sequence[Sequence[str]]) -> list[list[float]]:

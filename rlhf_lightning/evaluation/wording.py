@@ -10,9 +10,12 @@ Form = Literal["rate", "interval", "signed", "number", "loss", "length"]
 MODEL_TITLES = {
     "base": "Base",
     "base_prompted": "Base, few-shot",
+    "base_respectful": "Base, asked for manners",
     "sft": "SFT",
     "ppo": "PPO",
+    "ppo_kl": "PPO, larger β",
     "ppo_ptx": "PPO-ptx",
+    "ppo_ptx_respectful": "PPO-ptx, asked for manners",
 }
 STAGE_TITLES = {
     "prepare": "Preparing data",
@@ -21,7 +24,9 @@ STAGE_TITLES = {
     "collect": "Collecting rankings",
     "collect_heldout": "Collecting held-out rankings",
     "reward": "Reward model",
+    "folds": "Reward model, labeler folds",
     "ppo": "PPO",
+    "ppo_kl": "PPO with a larger β",
     "ppo_ptx": "PPO-ptx",
     "evaluate": "Evaluation",
     "total": "Total",

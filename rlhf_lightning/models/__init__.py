@@ -1,7 +1,7 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
 from rlhf_lightning.models.architecture import check_causal_lm
-from rlhf_lightning.models.card import RunRecord
+from rlhf_lightning.models.card import RunRecord, card_data, card_section
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
@@ -58,6 +58,8 @@ __all__ = [
     "any_rank",
     "as_factory",
     "base_fingerprint",
+    "card_data",
+    "card_section",
     "check_causal_lm",
     "check_own",
     "check_vocabulary",

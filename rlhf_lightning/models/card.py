@@ -99,13 +99,14 @@ def model_card(
         f"{what} from {record.method}, trained from {start} with rlhf_lightning.{form}",
         *record.notes,
         f"## Use\n\n```python\n{usage}\n```",
-        _section("Training", ("setting", "value"), [(name, _shown(value)) for name, value in record.settings.items()]),
-        _section("Data", ("used as", "source", "rows", "left out", "SHA-256"), list(_sources(record.data))),
-        _counts(record.data),
-        _section("Last metrics", ("metric", "value"), [(n, _shown(v)) for n, v in sorted(record.metrics.items())]),
+        card_section(
+            "Training", ("setting", "value"), [(name, _shown(value)) for name, value in record.settings.items()]
+        ),
+        *card_data(record.data),
+        card_section("Last metrics", ("metric", "value"), [(n, _shown(v)) for n, v in sorted(record.metrics.items())]),
         "" if export is None else f"## Export\n\n{export}",
         "" if not record.limits else "## Limits\n\n" + "\n".join(f"- {limit}" for limit in record.limits),
-        _section("Versions", ("package", "version"), list(_versions(adapter))),
+        card_section("Versions", ("package", "version"), list(_versions(adapter))),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n\n"
     return text + _MARK.format(_digest(text))
@@ -122,7 +123,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def card_data(data: Mapping[str, Any], title: str = "Data") -> list[str]:
+    """The parts of a card on what :func:`~rlhf_lightning.data.data_card` says of the data."""
+    columns = ("used as", "source", "rows", "left out", "SHA-256")
+    return [part for part in (card_section(title, columns, _sources(data)), _counts(data)) if part]
+
+
+def card_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table under a heading of the second level; nothing without rows."""
     if not rows:
         return ""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -21,6 +21,8 @@ USERS = 60
 # Users of the test and of the held-out validation files; everybody else is in training. Split by user, as the paper.
 TEST_USERS, VALIDATION_USERS = 12, 8
 LABELERS = 40
+# Asks for manners in the words that this world has, as the paper's "respectful" prompt does in those of the web.
+RESPECTFUL = "Say this in a polite way:\n"
 
 
 def prepare_sandbox(
@@ -39,8 +41,8 @@ def prepare_sandbox(
     """Writes every file of the sandbox into ``out``, the same bytes for the same arguments.
 
     Corpus and demonstrations (``text`` / ``prompt, response, user, task``), prompts for rankings, for PPO and for the
-    test (``prompt, user, task``), ``few_shot.txt``, and ``base/`` (config and tokenizer, no weights). Errors:
-    UserError if ``out`` is a file or a size is not positive.
+    test (``prompt, user, task``), the prefixes ``few_shot.txt`` and ``respectful.txt``, and ``base/`` (config and
+    tokenizer, no weights). Errors: UserError if ``out`` is a file or a size is not positive.
     """
     sizes = {name: value for name, value in locals().items() if name not in ("out", "seed")}
     for name, value in sizes.items():
@@ -78,6 +80,7 @@ def prepare_sandbox(
         _write(folder / f"{name}.jsonl", _demonstrated(rows, seed) if name.startswith("demo") else rows)
 
     (folder / "few_shot.txt").write_text(few_shot(seed), encoding="utf-8")
+    (folder / "respectful.txt").write_text(RESPECTFUL, encoding="utf-8")
     # Imported here, as it brings transformers with it: labelers and judge start without.
     from rlhf_lightning.sandbox.tokenizer import base_config, train_tokenizer
 

@@ -83,7 +83,8 @@ class Referee:
         self.shown: list[tuple[list[str], list[str]]] = []
 
     def prefer(self, rows: Any, left: list[str], right: list[str]) -> list[float]:
-        assert [row["task"] for row in rows] == list(range(len(rows)))
+        if "task" in rows[0]:  # a prompt of the comparison, not of a labeled pair
+            assert [row["task"] for row in rows] == list(range(len(rows)))
         self.shown.append((left, right))
         return [0.5 if len(a) == len(b) else float(len(a) > len(b)) for a, b in zip(left, right, strict=True)]
 

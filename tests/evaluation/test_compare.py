@@ -64,8 +64,49 @@ def test_the_comparison(arguments: dict[str, Any], answered: dict[str, Samples])
 def test_preferences_are_for_the_model_over_the_baseline(arguments: dict[str, Any]) -> None:
     found = evaluate_models(**arguments)
     responses = {name: [row["response"] for row in read(path)] for name, path in found["samples"].items()}
-    shown = [(responses[name], responses["sft"]) for name in ("base_prompted", "ppo")]
-    assert sorted(arguments["judge"].shown) == sorted(shown)
+    samples = {name: read(path) for name, path in found["samples"].items()}
+    left_first = set()
+    for name, (left, right) in zip(("base_prompted", "ppo"), arguments["judge"].shown, strict=True):
+        own, theirs = responses[name], responses["sft"]
+        for row, pair in enumerate(zip(left, right, strict=True)):
+            assert sorted(pair) == sorted((own[row], theirs[row]))
+            left_first |= {pair == (own[row], theirs[row])} if own[row] != theirs[row] else set()
+            lengths = len(own[row]), len(theirs[row])  # the referee prefers the longer text
+            assert samples[name][row]["preference"] == (0.5 if lengths[0] == lengths[1] else lengths[0] > lengths[1])
+    assert left_first == {True, False}  # either was shown first, by the toss of a coin
+
+
+def test_every_mean_has_an_interval_around_it(arguments: dict[str, Any]) -> None:
+    found = evaluate_models(**arguments)
+    for name, values in found["models"].items():
+        intervals = found["intervals"][name]
+        for key in ("gold_reward", "proxy_reward", "kl", "pretrain_loss", "eos_rate", "response_length", "rude"):
+            low, high = intervals[key]
+            assert low <= values[key] <= high, (name, key)
+    blocks = {row["model"]: row["blocks"] for row in read(str(arguments["out"] / "text_losses.jsonl"))}
+    for name, own in blocks.items():
+        mean = sum(loss for loss, _ in own) / sum(count for _, count in own)
+        assert found["models"][name]["pretrain_loss"] == pytest.approx(mean)
+    assert found["preferences"] is None
+
+
+def test_several_judges_compare_every_two_models(arguments: dict[str, Any]) -> None:
+    found = evaluate_models(**arguments | {"judges": {"length": type(arguments["judge"])()}})["preferences"]
+    assert list(found["judges"]) == ["length", "reward_model"]
+    pairs = [(pair["first"], pair["second"]) for pair in found["judges"]["length"]["pairs"]]
+    assert pairs == [("base_prompted", "ppo"), ("base_prompted", "sft"), ("ppo", "sft")]
+    assert found["judges"]["length"]["ratings"]["sft"]["rating"] == 0.0
+    assert [agreement["judges"] for agreement in found["agreement"]] == [["length", "reward_model"]]
+    # The label: "yes." before "no" and "hm", of which it is the longest, by the judge's own rule.
+    assert found["judges"]["length"]["labels"]["agreement"] == 1.0
+    said = read(str(arguments["out"] / "preferences.jsonl"))
+    assert len(said) == 2 * 3 * len(PROMPTS)
+    # Both models of the first pair have the length and the score of their sample files.
+    samples = [read(str(arguments["out"] / f"samples_{name}.jsonl")) for name in pairs[0]]
+    for judge, value in (("length", lambda row: len(row["response"])), ("reward_model", lambda row: row["score"])):
+        own = [row["preference"] for row in said if row["judge"] == judge and (row["first"], row["second"]) == pairs[0]]
+        values = [[value(row) for row in rows] for rows in samples]
+        assert own == [0.5 if a == b else float(a > b) for a, b in zip(*values, strict=True)]
 
 
 def test_the_baseline_ties_with_itself(arguments: dict[str, Any]) -> None:

@@ -31,13 +31,36 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     assert 0.92 <= covered / 400 <= 0.975
 
 
+def coverage(prompts: int, win: float, tie: float) -> float:
+    """Share of 1,000 simulated judges with a known preference whose interval contains it."""
+    draw = np.random.default_rng(11)
+    judges = draw.choice([1.0, 0.5, 0.0], size=(1000, prompts), p=[win, tie, 1 - win - tie])
+    found = [win_rate(preferences, resamples=500, seed=seed) for seed, preferences in enumerate(judges)]
+    return sum(rate.low <= win + tie / 2 <= rate.high for rate in found) / 1000
+
+
+@pytest.mark.parametrize(("prompts", "win", "tie"), [(50, 0.9, 0.0), (100, 0.3, 0.0), (400, 0.7, 0.15)])
+def test_95_percent_of_the_intervals_contain_a_known_preference(prompts: int, win: float, tie: float) -> None:
+    assert 0.93 <= coverage(prompts, win, tie) <= 0.97
+
+
+@pytest.mark.parametrize(("prompts", "win", "tie"), [(10, 0.9, 0.0), (12, 0.5, 0.2), (20, 0.85, 0.1)])
+def test_with_few_prompts_it_is_not_contained_less_often(prompts: int, win: float, tie: float) -> None:
+    # The prompts alone, without the two imagined ones, cover 62 to 87 % of the one-sided judges.
+    assert coverage(prompts, win, tie) >= 0.93
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = [1.0, 0.0, 0.0, 1.0, 0.5, 1.0, 1.0]
     assert win_rate(values, seed=1) == win_rate(values, seed=1)
 
 
-def test_equal_preferences_leave_no_width() -> None:
-    assert win_rate([1.0] * 10) == (1.0, 1.0, 1.0)
+def test_ten_wins_of_ten_do_not_prove_that_nothing_is_lost() -> None:
+    # A judge who prefers it in 80 % of cases shows ten wins of ten in one case of nine: 0.8 must not be excluded.
+    mean, low, high = win_rate([1.0] * 10)
+    assert (mean, high) == (1.0, 1.0)
+    assert 0.7 <= low <= 0.8
+    assert win_rate([0.0] * 10)[2] == pytest.approx(1 - low, abs=1e-9)
 
 
 def test_pairs_of_a_prompt_are_drawn_together() -> None:
