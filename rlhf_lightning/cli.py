@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -94,6 +95,12 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         _script.clear()
         if not asked:
             os.environ.pop(TRACEBACK, None)
+
+
+def command_line(name: str) -> str:
+    """What was typed to run this script; folders of this machine outside the working folder lose their own names."""
+    given = [re.sub(r"(?<=[=:])/(?:[^/\s\]},]+/)+", ".../", argument) for argument in sys.argv[1:]]
+    return shlex.join([name, *given])
 
 
 def require_values(config: DictConfig, prefix: str = "") -> None:

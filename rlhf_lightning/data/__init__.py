@@ -24,7 +24,7 @@ from rlhf_lightning.data.rankings import Comparison, read_comparison
 from rlhf_lightning.data.sampling import StreamBatchSampler
 from rlhf_lightning.data.sources import load_rows
 from rlhf_lightning.data.text import TextBlocks, TextDataModule, load_blocks
-from rlhf_lightning.data.writing import write_rows
+from rlhf_lightning.data.writing import whole_file, write_rows
 
 __all__ = [
     "Comparison",
@@ -61,6 +61,7 @@ __all__ = [
     "prepare_continuations",
     "read_comparison",
     "stream_loader",
+    "whole_file",
     "write_data_card",
     "write_rows",
 ]

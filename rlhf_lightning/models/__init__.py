@@ -1,5 +1,6 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
+from rlhf_lightning.models.adapted import base_of_adapter, load_language_model
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord
 from rlhf_lightning.models.context import context_length
@@ -54,6 +55,7 @@ __all__ = [
     "add_lora",
     "any_rank",
     "base_fingerprint",
+    "base_of_adapter",
     "check_causal_lm",
     "check_vocabulary",
     "computes_exactly",
@@ -70,6 +72,7 @@ __all__ = [
     "is_sharded",
     "keep_base_fingerprints",
     "load_causal_lm",
+    "load_language_model",
     "load_scalar_model",
     "loaded_by_first",
     "measure",
