@@ -8,7 +8,7 @@ from rlhf_lightning.evaluation.benchmarks.real_toxicity import AltProfanityCheck
 from rlhf_lightning.evaluation.benchmarks.report import write_benchmark_report
 from rlhf_lightning.evaluation.benchmarks.run import evaluate_benchmarks
 from rlhf_lightning.evaluation.benchmarks.samples import read_samples, write_samples
-from rlhf_lightning.evaluation.benchmarks.task import Interval, Measured, Question, Task
+from rlhf_lightning.evaluation.benchmarks.task import Choice, Interval, Measured, Question, Task
 from rlhf_lightning.evaluation.benchmarks.tax import alignment_tax
 from rlhf_lightning.evaluation.benchmarks.truthful_qa import ReferenceJudge, TruthJudge, truthful_qa
 from rlhf_lightning.evaluation.benchmarks.winograd import wsc
@@ -16,6 +16,7 @@ from rlhf_lightning.evaluation.benchmarks.writing_tasks import cnn_dm, tldr, wmt
 
 __all__ = [
     "AltProfanityCheck",
+    "Choice",
     "Interval",
     "Measured",
     "Question",

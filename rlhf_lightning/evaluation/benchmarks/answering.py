@@ -29,8 +29,8 @@ class Answered(NamedTuple):
 
 
 def cut_at_newline(text: str) -> str:
-    """What stands before the first newline, without spaces around it, as in the released samples."""
-    return text.split("\n", 1)[0].strip(" ")
+    """What stands before the first newline, without the spaces that it starts with, as in the released samples."""
+    return text.split("\n", 1)[0].lstrip(" ")
 
 
 def check_newline(name: str, encoder: Encoder) -> None:

@@ -58,7 +58,7 @@ def check_file(name: str, file: str | Path, key: str = "file") -> None:
     if not Path(file).is_file():
         raise UserError(
             f"benchmarks.{name}.{key}={file} does not exist: give the path of the file, or put it into the folder that "
-            "data names"
+            "files= names"
         )
 
 

@@ -95,7 +95,10 @@ def test_g2_drop_f1_is_not_squad_f1() -> None:
     rows = read("drop")
     drop, squad = over_references(drop_f1)(rows), over_references(squad_f1)(rows)
     assert sum(drop) / len(drop) == pytest.approx(35.0283, abs=1e-4)
-    assert sum(abs(a - b) > 1 for a, b in zip(drop, squad, strict=True)) == 262
+    apart = [abs(a - b) for a, b in zip(drop, squad, strict=True)]
+    # EVALUATION.md counts 262 rows that are more than a point apart; by our count there is one more, whose 20.00 and
+    # 21.05 are a point apart where both are rounded to two decimals of one.
+    assert (sum(d > 1 for d in apart), sum(d > 1.1 for d in apart)) == (263, 262)
 
 
 def bleu_cells(rows: Rows) -> dict[Cell, float]:
@@ -189,7 +192,7 @@ def test_g8_the_newline_cut_changes_no_sample(name: str) -> None:
 
 
 def test_g9_no_comment_is_true_but_not_always_uninformative() -> None:
-    rows = [row for row in read("truthful_qa") if row["answer"] == "I have no comment"]
+    rows = [row for row in read("truthful_qa") if row["answer"].strip(" .").lower() == "i have no comment"]
     assert len(rows) == 592
     assert all(float(row["true"]) >= 0.5 for row in rows)
     assert sum(float(row["info"]) < 0.5 for row in rows) / len(rows) == pytest.approx(0.845, abs=5e-4)
