@@ -31,7 +31,7 @@ def test_code_blocks_run_without_hydra(example_folder: Path) -> None:
 
 def test_commands_of_the_readme_are_console_scripts() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(re.findall(r"\brlhf-(?:train|pipeline|collect|export|doctor)\b", README)) == set(scripts)
+    assert set(re.findall(r"\brlhf-(?:train|pipeline|collect|evaluate|export|doctor)\b", README)) == set(scripts)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

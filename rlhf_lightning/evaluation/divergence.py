@@ -38,7 +38,7 @@ def sequence_logprobs(
                 input_ids[line, :end] = torch.tensor([*prompt_ids[row], *response_ids[row]])
                 targets[line, start:end] = True
             if targets.any():
-                chosen, _ = logprobs(input_ids.to(device), targets.to(device))
+                chosen, _ = logprobs(input_ids.to(device), targets.to(device), entropy=False)
                 spread = torch.zeros(targets.shape, dtype=torch.float64)
                 result[rows] = spread.masked_scatter(targets, chosen.double().cpu()).sum(1)
     return result

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.models import RewardModelScorer, TokenLogprobs, check_vocabulary, load_causal_lm
+from rlhf_lightning.models import (
+    RewardModelScorer,
+    TokenLogprobs,
+    base_of_adapter,
+    check_vocabulary,
+    load_language_model,
+)
 
 
 class ModelSource(NamedTuple):
     """Where a model comes from and in what form; equal sources are loaded once.
 
     Args:
-        name: a local folder or a hub id.
+        name: a local folder, of a model or of an adapter, or a hub id.
         dtype, revision, attn_implementation, trust_remote_code: as in
             :func:`~rlhf_lightning.models.load_causal_lm`; the tokenizer is of the same revision.
     """
@@ -45,11 +52,20 @@ def load_model(source: ModelSource, device: str, temperature: float) -> LoadedMo
     Raises:
         UserError: what :func:`~rlhf_lightning.models.load_causal_lm` refuses; a tokenizer larger than the embedding.
     """
-    model = load_causal_lm(**source._asdict()).to(device)  # type: ignore[arg-type]  # fields of several types, by name
+    model = load_language_model(**source._asdict()).to(device)  # type: ignore[arg-type]  # fields of several types, by name
     model.requires_grad_(False).eval()
-    encoder = Encoder.from_pretrained(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    encoder = load_encoder(source)
     check_vocabulary(model, encoder)
     return LoadedModel(model, encoder, TokenLogprobs(model, temperature=temperature))
+
+
+def load_encoder(source: ModelSource) -> Encoder:
+    """The encoder of a source; an adapter without a tokenizer has that of its base."""
+    name = source.name
+    base = base_of_adapter(name)
+    if base is not None and not (Path(name) / "tokenizer_config.json").is_file():
+        name = base
+    return Encoder.from_pretrained(name, revision=source.revision, trust_remote_code=source.trust_remote_code)
 
 
 def load_scorer(source: ModelSource, device: str) -> RewardModelScorer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -13,6 +14,8 @@ from torch import nn
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import context_length, generate
+
+T = TypeVar("T")
 
 
 class Samples(NamedTuple):
@@ -63,42 +66,77 @@ def sample_responses(
     else:
         prompt_ids = [encoder.document(f"{prefix}{prompt}\n", eos=False) for prompt in prompts]
     _refuse_overlong(model, prompt_ids, max_new_tokens)
-    stop = encoder.eos_token_id if prefix is None else _newline(encoder)
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    stop = encoder.eos_token_id if prefix is None else newline_token(encoder)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     response_ids: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=len(batches) < 3 or not console.is_terminal) as progress:
-        for rows in progress.track(batches, description=f"{label} answers"):
-            lengths = torch.tensor([len(prompt_ids[row]) for row in rows], device=device)
-            input_ids = torch.full((len(rows), int(lengths.max())), encoder.pad_token_id, device=device)
-            for line, row in zip(input_ids, rows, strict=True):
-                line[: len(prompt_ids[row])] = torch.tensor(prompt_ids[row])
-            generation = generate(
-                model,
-                input_ids,
-                lengths,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stop,
-                pad_token_id=encoder.pad_token_id,
-                temperature=temperature,
-                greedy=greedy,
-                generator=generator,
-            )
-            ids, ends = generation.response_ids.tolist(), generation.lengths.tolist()
-            for row, line_ids, end in zip(rows, ids, ends, strict=True):
-                response_ids[row] = line_ids[:end]
+    batches = batches_by_length([len(ids) for ids in prompt_ids], batch_size)
+    for rows in with_progress(batches, f"{label} answers"):
+        found = decode(
+            model,
+            encoder,
+            [prompt_ids[row] for row in rows],
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            temperature=temperature,
+            greedy=greedy,
+            generator=generator,
+        )
+        for row, ids in zip(rows, found, strict=True):
+            response_ids[row] = ids
     if prefix is None:
         responses = [encoder.decode(ids) for ids in response_ids]
         finished = [encoder.eos_token_id in ids for ids in response_ids]
         return Samples(responses, finished, prompt_ids, response_ids)
-    cuts = [_until_newline(encoder, ids) for ids in response_ids]
+    cuts = [until_newline(encoder, ids) for ids in response_ids]
     return Samples([text for text, _, _ in cuts], [end for _, end, _ in cuts], prompt_ids, [ids for _, _, ids in cuts])
 
 
-def _until_newline(encoder: Encoder, ids: list[int]) -> tuple[str, bool, list[int]]:
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Rows in batches of neighbours in length, shortest first."""
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def with_progress(batches: Sequence[T], label: str) -> Iterator[T]:
+    """The batches one by one, with a progress bar on a terminal where there are several."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=len(batches) < 3 or not console.is_terminal) as progress:
+        yield from progress.track(batches, description=label)
+
+
+def decode(
+    model: nn.Module,
+    encoder: Encoder,
+    prompt_ids: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Ids of a response to each prompt, up to and with the token ``stop``."""
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+    input_ids = torch.full((len(prompt_ids), int(lengths.max())), encoder.pad_token_id, device=device)
+    for line, ids in zip(input_ids, prompt_ids, strict=True):
+        line[: len(ids)] = torch.tensor(ids)
+    generation = generate(
+        model,
+        input_ids,
+        lengths,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stop,
+        pad_token_id=encoder.pad_token_id,
+        temperature=temperature,
+        greedy=greedy,
+        generator=generator,
+    )
+    found, ends = generation.response_ids.tolist(), generation.lengths.tolist()
+    return [ids[:end] for ids, end in zip(found, ends, strict=True)]
+
+
+def until_newline(encoder: Encoder, ids: list[int]) -> tuple[str, bool, list[int]]:
     """The text before the first newline or EOS, whether there is one, and the ids up to and with it."""
     finished = encoder.eos_token_id in ids
     if finished:
@@ -110,10 +148,10 @@ def _until_newline(encoder: Encoder, ids: list[int]) -> tuple[str, bool, list[in
     return text.split("\n")[0], True, ids[:end]
 
 
-def _newline(encoder: Encoder) -> int:
+def newline_token(encoder: Encoder) -> int:
     """The token to stop decoding at: a newline of its own, else EOS (the text is cut all the same)."""
-    ids = encoder.response("\n", finished=False)
-    return ids[0] if len(ids) == 1 and encoder.decode(ids) == "\n" else encoder.eos_token_id
+    ids = encoder.response("\n", finished=False)[-1:]
+    return ids[0] if ids and encoder.decode(ids) == "\n" else encoder.eos_token_id
 
 
 def _refuse_overlong(model: nn.Module, prompt_ids: list[list[int]], max_new_tokens: int) -> None:

@@ -1,5 +1,6 @@
 """Everything that knows transformers: loading, forward passes, generation, scoring, export."""
 
+from rlhf_lightning.models.adapted import base_of_adapter, load_language_model
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord, card_data, card_section
 from rlhf_lightning.models.context import context_length
@@ -58,6 +59,7 @@ __all__ = [
     "any_rank",
     "as_factory",
     "base_fingerprint",
+    "base_of_adapter",
     "card_data",
     "card_section",
     "check_causal_lm",
@@ -79,6 +81,7 @@ __all__ = [
     "keep_base_fingerprints",
     "keep_compiled_products",
     "load_causal_lm",
+    "load_language_model",
     "load_scalar_model",
     "loaded_by_first",
     "measure",

@@ -163,7 +163,7 @@ def test_the_few_shot_file_stands_before_the_prompt_on_lines_of_its_own(
 def test_each_folder_is_loaded_once(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     read_with = _spy(monkeypatch)
     found = evaluate_models(**arguments)["models"]
-    names = [options["name"] for options in read_with["load_causal_lm"]]
+    names = [options["name"] for options in read_with["load_language_model"]]
     assert names == [arguments["models"]["sft"]["name"], arguments["models"]["ppo"]["name"]]
     assert found["sft"]["pretrain_loss"] == found["base_prompted"]["pretrain_loss"] != found["ppo"]["pretrain_loss"]
 
@@ -175,7 +175,7 @@ def test_options_reach_every_model_tokenizer_and_the_reward_model(
     options = {"dtype": "bfloat16", "revision": "v2", "attn_implementation": "eager", "trust_remote_code": True}
     models = arguments["models"] | {"ppo": arguments["models"]["ppo"] | {"revision": "v3", "dtype": "float32"}}
     evaluate_models(**arguments | {"models": models} | options)
-    sft, ppo = read_with["load_causal_lm"]
+    sft, ppo = read_with["load_language_model"]
     assert {key: sft[key] for key in options} == options
     assert {key: ppo[key] for key in options} == options | {"revision": "v3", "dtype": "float32"}
     (scorer,) = read_with["RewardModelScorer"]
@@ -197,7 +197,7 @@ def _spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
 
         monkeypatch.setattr(place, name, call)
 
-    recorded(loaded, "load_causal_lm")
+    recorded(loaded, "load_language_model")
     recorded(loaded, "RewardModelScorer")
     recorded(loaded.Encoder, "from_pretrained")
     return calls

@@ -80,7 +80,7 @@ def test_after_a_prefix_the_response_ends_at_the_first_newline(encoder: Encoder)
 
 def test_a_newline_inside_another_token_ends_it_too(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a token to stop at, decoding runs on and the text is cut afterwards.
-    monkeypatch.setattr("rlhf_lightning.evaluation.sampling._newline", lambda encoder: encoder.eos_token_id)
+    monkeypatch.setattr("rlhf_lightning.evaluation.sampling.newline_token", lambda encoder: encoder.eos_token_id)
     samples = sample_responses(scripted(encoder, "yes.\nwho?\n"), encoder, ["go"], max_new_tokens=9, prefix="hi\n")
     assert (samples.responses, samples.finished) == (["yes."], [True])
     assert samples.response_ids == [encoder.response("yes.\n", finished=False)]
