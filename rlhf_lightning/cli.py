@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.launching import rank
+from rlhf_lightning.suggestions import composition_reason
 
 TRACEBACK = "HYDRA_FULL_ERROR"
-WHOLE_PIPELINE = "this experiment describes a whole pipeline; run it with rlhf-pipeline"
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
 
 _failures: list[Exception] = []
@@ -119,13 +115,11 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
-    unknown = re.search(r"Could not override '([^']+)'", str(error))
     if "hydra/launcher/submitit" in str(error):
         return "hydra/launcher needs submitit: pip install rlhf-lightning[submitit]"
-    if unknown and "@steps." in unknown.group(1) and config_name == "train":
-        return WHOLE_PIPELINE
-    if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):
-        return _unknown_key(unknown.group(1), config_name)
+    reason = composition_reason("\n".join(str(cause) for cause in _causes(error)), config_name)
+    if reason is not None:
+        return reason
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         return None
     return one_line(error, most=None).split(" Config search path:")[0]
@@ -135,28 +129,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _unknown_key(key: str, config_name: str) -> str:
-    nearest = difflib.get_close_matches(key, _known_keys(config_name), n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else "list the keys with --cfg job"
-    return f"no such key: {key}; {hint} (+{key}=... adds a new one)"
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Every key of the config that the command line's choices of stage or experiment give."""
-    choices = [argument for argument in sys.argv[1:] if argument.split("=")[0] in ("stage", "experiment", "labeler")]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
-            config = compose(config_name, overrides=choices)
-    except MENDABLE:
-        return []
-    return list(_paths(OmegaConf.to_container(config, resolve=False), ""))
-
-
-def _paths(node: Any, prefix: str) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _paths(value, f"{prefix}{key}.")

@@ -13,7 +13,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
+from rlhf_lightning.arguments import check_arguments
+from rlhf_lightning.cli import reported, require_values, run_script
 from rlhf_lightning.errors import CheckpointError, UserError
 from rlhf_lightning.launching import ending_together, processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
@@ -22,6 +23,7 @@ from rlhf_lightning.modules.capabilities import check_capabilities, strategy_nam
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
 from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
+from rlhf_lightning.suggestions import WHOLE_PIPELINE
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         UserError: anything that can be known to fail, before training starts.
     """
     require_values(config)
+    check_arguments(config)
     quieten()
     check_combination(config)
     run_dir = Path(config.run_dir)
