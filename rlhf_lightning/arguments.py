@@ -19,7 +19,14 @@ from rlhf_lightning.modules import make_trainer
 
 PLAIN: Mapping[str, Any] = {"seed": int, "run_dir": str, "resume": str | None, "dry_run": bool}
 """What the values at the top of a config are."""
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path", type(None): "null"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
 
 
 def check_arguments(config: DictConfig, prefix: str = "") -> None:
@@ -134,7 +141,11 @@ def _wording(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, list | dict) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list | dict)
+        else str(value)
+    )
 
 
 def _listed(parameters: Iterable[str]) -> str:

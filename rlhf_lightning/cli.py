@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -17,7 +19,11 @@ from rlhf_lightning.launching import rank
 from rlhf_lightning.suggestions import composition_reason
 
 TRACEBACK = "HYDRA_FULL_ERROR"
+NEEDED = "<needed>"
+"""What stands in an experiment for a value that it needs and its stage does not: ``???`` would not replace a null."""
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
+
+FLAGS = ("--config-path", "--config-name", "--config-dir", "--package", "--info", "--cfg", "--experimental-rerun")
 
 _failures: list[Exception] = []
 _script: dict[str, bool] = {}  # of this process, while it runs one: whether its user asked for tracebacks
@@ -65,6 +71,11 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         example: a choice without which the config does not compose; ``--help`` shows it.
     """
     arguments = sys.argv[1:]
+    dashes = [a for a in arguments if re.match(r"--[a-z_]+([./][a-z_./]+)?=", a) and a.split("=")[0] not in FLAGS]
+    if dashes:
+        print(f"{name}: error: {dashes[0]}: keys have no dashes; give {dashes[0].lstrip('-')}", file=sys.stderr)
+        sys.exit(1)
+    sys.argv += of_run(arguments)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
         sys.argv.append(example)
     # A process that Lightning has started inherits the variable from the first one, which may have set it itself.
@@ -92,6 +103,17 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
             os.environ.pop(TRACEBACK, None)
 
 
+def of_run(arguments: Sequence[str]) -> list[str]:
+    """What ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept there, and where the
+    new run's own goes, which is kept apart from it."""
+    given = [a.partition("=")[2] or after for a, after in zip(arguments, [*arguments[1:], ""], strict=True)
+             if a.partition("=")[0] in ("--config-dir", "-cd")]  # fmt: skip
+    named = any(a.partition("=")[0] in ("--config-name", "-cn") for a in arguments)
+    if not given or named or not (Path(given[0]) / "overrides.yaml").is_file():
+        return []
+    return ["--config-name", "config", "hydra.run.dir=${run_dir}", "hydra.job.chdir=false"]
+
+
 def require_values(config: DictConfig, prefix: str = "") -> None:
     """Refuse a config in which a mandatory value is missing.
 
@@ -105,7 +127,7 @@ def require_values(config: DictConfig, prefix: str = "") -> None:
 def _missing(node: Any, prefix: str) -> Iterator[str]:
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
-        if value == "???":
+        if value in ("???", NEEDED):
             yield f"{prefix}{key}"
         yield from _missing(value, f"{prefix}{key}.")
 

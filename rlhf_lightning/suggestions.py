@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,9 @@ def composition_reason(text: str, config_name: str) -> str | None:
         text: of the error and its causes.
         config_name: of the script's primary config.
     """
+    unreadable = _unreadable()
+    if unreadable is not None:
+        return unreadable
     override = re.search(r"Could not override '([^']+)'", text)
     if override and "@steps." in override[1] and config_name == "train":
         return WHOLE_PIPELINE
@@ -50,6 +54,24 @@ def composition_reason(text: str, config_name: str) -> str | None:
         return f"{shown}; {hint or 'no option is near'} Available options in '{group}': {' '.join(options)}"
     if override:
         return _unknown_key(override[1], config_name)
+    return None
+
+
+def _unreadable() -> str | None:
+    """What is wrong with the first argument that is no ``key=value``."""
+    parser = OverridesParser.create()
+    for argument in sys.argv[1:]:
+        if argument.startswith("-") or (
+            "=" not in argument and sys.argv[sys.argv.index(argument) - 1].startswith("--")
+        ):
+            continue
+        try:
+            parser.parse_override(argument)
+        except HydraException as error:
+            if "=" not in argument and not argument.startswith("~"):
+                return f"{argument}: a value is missing; give it as {argument}=..."
+            reason = one_line(error, most=None).split(" See http")[0]
+            return f"{argument}: {reason}; a value with blanks, commas or brackets is quoted: 'key=\"value\"'"
     return None
 
 

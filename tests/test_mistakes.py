@@ -24,7 +24,10 @@ TYPOS: dict[str, tuple[str, list[str]]] = {
     "second level": ("train ppo module.reward.nam=x", ["module.reward.nam", "did you mean module.reward.name?"]),
     "hygiene": ("train ppo data.hygiene.max_per_usr=9", ["max_per_usr", "did you mean data.hygiene.max_per_user?"]),
     "adapter": ("train sft model/lora=default model.lora.rnk=4", ["model.lora.rnk", "did you mean model.lora.rank?"]),
-    "engine": ("train ppo rollout.engine.compil=true", ["rollout.engine.compil", "did you mean rollout.engine.compile?"]),
+    "engine": (
+        "train ppo rollout.engine.compil=true",
+        ["rollout.engine.compil", "did you mean rollout.engine.compile?"],
+    ),
     "another engine's option": ("train ppo rollout=continuous rollout.engine.compile=true", ["rollout.engine.compile"]),
     "callback": (
         "train sft callbacks.checkpoint.evry=5",
@@ -32,7 +35,10 @@ TYPOS: dict[str, tuple[str, list[str]]] = {
     ),
     "logger": ("train sft logger.csv.save_dr=x", ["logger.csv.save_dr", "did you mean logger.csv.save_dir?"]),
     "added on purpose": ("train ppo +module.kl_cof=1", ["module.kl_cof", "did you mean module.kl_coef?"]),
-    "added to the trainer": ("train sft +trainer.max_epoch=1", ["trainer.max_epoch", "did you mean trainer.max_epochs?"]),
+    "added to the trainer": (
+        "train sft +trainer.max_epoch=1",
+        ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    ),
     "two typos": ("train ppo module.kl_cof=1 module.clp=2", ["module.kl_cof", "did you mean module.kl_coef?"]),
     "step of a pipeline": (
         "pipeline experiment=quickstart steps.ppo.module.kl_cof=1",
@@ -68,7 +74,10 @@ KINDS: dict[str, tuple[str, list[str]]] = {
     "no number": ("train ppo module.kl_coef=abc", ["module.kl_coef=abc", "a number"]),
     "no whole number": ("train ppo module.epochs=1.5", ["module.epochs=1.5", "a whole number"]),
     "number for a truth value": ("train reward module.center=2", ["module.center=2", "true or false"]),
-    "text for a truth value": ("train ppo module.whiten_advantages=yes_please", ["whiten_advantages=yes_please", "true"]),
+    "text for a truth value": (
+        "train ppo module.whiten_advantages=yes_please",
+        ["whiten_advantages=yes_please", "true"],
+    ),
     "batch": ("train sft data.batch_size=many", ["data.batch_size=many", "a whole number"]),
     "seed": ("train sft seed=abc", ["seed=abc", "a whole number"]),
     "epochs": ("train sft trainer.max_epochs=three", ["trainer.max_epochs=three", "a whole number"]),
@@ -86,7 +95,10 @@ KINDS: dict[str, tuple[str, list[str]]] = {
     "dtype": ("train sft model.dtype=float23", ["float23", "float32"]),
     "overlong": ("train sft data.overlong=dorp", ["dorp", "drop"]),
     "bad rows": ("train sft data.on_bad_row=skp", ["skp", "skip"]),
-    "step": ("pipeline experiment=quickstart steps.ppo.module.kl_coef=abc", ["steps.ppo.module.kl_coef=abc", "a number"]),
+    "step": (
+        "pipeline experiment=quickstart steps.ppo.module.kl_coef=abc",
+        ["steps.ppo.module.kl_coef=abc", "a number"],
+    ),
 }
 SIZES: dict[str, tuple[str, list[str]]] = {
     "batch of none": ("train sft data.batch_size=0", ["data.batch_size=0", "at least 1"]),
@@ -102,10 +114,12 @@ SIZES: dict[str, tuple[str, list[str]]] = {
     "no text": ("train ppo data.text={folder}/text.jsonl data.ptx_ratio=0", ["data.ptx_ratio=0", "at least 1"]),
     "temperature": ("train ppo module.temperature=0", ["module.temperature=0", "positive"]),
     "discount": ("train ppo module.gamma=1.5", ["module.gamma=1.5", "between 0 and 1"]),
-    "learning rate": ("train sft module.learning_rate=-1", ["module.learning_rate=-1", "positive"]),
+    "learning rate": ("train sft module.learning_rate=-1", ["module.learning_rate=-1", "at least 0"]),
     "dropout": ("train sft model.dropout=1.5", ["model.dropout=1.5", "below 1"]),
-    "share": ("train sft data.text={folder}/text.jsonl data.text_share=1.5", ["data.text_share=1.5", "between 0 and 1"]),
-    "block": ("train sft data.text={folder}/text.jsonl data.text_block=65", ["data.text_block=65", "64"]),
+    "share": (
+        "train sft data.text={folder}/text.jsonl data.text_share=1.5",
+        ["data.text_share=1.5", "between 0 and 1"],
+    ),
     "clip": ("train ppo module.clip=0", ["module.clip=0", "positive"]),
     "pack": ("train sft data.packing=1", ["data.packing=1", "at least 2"]),
 }
@@ -126,7 +140,7 @@ MISSING: dict[str, tuple[str, list[str]]] = {
         "train ppo experiment=instructgpt/1.3b_sft",
         ["stage=ppo", "experiment=instructgpt/1.3b_sft", "stage=sft"],
     ),
-    "a bracket": ("train sft data.columns={prompt:ask", ["data.columns={prompt:ask"]),
+    "a bracket": ("train sft data.columns={{prompt:ask", ["data.columns={prompt:ask"]),
     "an equals sign": ("train sft module.learning_rate", ["module.learning_rate", "="]),
     "dashes": ("train --stage=sft", ["--stage=sft", "stage=sft"]),
     "a folder named by a value": ("train sft run_dir=runs/${{sed}}", ["sed"]),

@@ -29,7 +29,9 @@ def set_dropout(config: PretrainedConfig, name: str, dropout: float | None, resi
     if dropout is not None:
         keys = {key for part in parts for key in _probabilities(part)}
         if dropout > 0 and not keys:
-            raise UserError(f"model.dropout={dropout}: {name} ({config.model_type}) has no dropout; set model.dropout=0")
+            raise UserError(
+                f"model.dropout={dropout}: {name} ({config.model_type}) has no dropout; set model.dropout=0"
+            )
         for part in parts:
             for key in _probabilities(part):
                 setattr(part, key, float(dropout))
@@ -48,5 +50,7 @@ def _probabilities(config: PretrainedConfig) -> list[str]:
     return [
         key
         for key, value in config.to_dict().items()
-        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float | int) and not isinstance(value, bool)
+        if ("dropout" in key or key.endswith("pdrop"))
+        and isinstance(value, float | int)
+        and not isinstance(value, bool)
     ]

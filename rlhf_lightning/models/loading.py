@@ -65,8 +65,8 @@ def load_causal_lm(
 
     Raises:
         UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
-            architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`) or has no such
-            dropout.
+            architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`) or lacks
+            the dropout.
     """
     config = read_config(name, revision, trust_remote_code, dropout, residual_dropout)
     options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
@@ -110,7 +110,8 @@ def load_scalar_model(
             ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
         dtype, frozen_dtype, dropout, residual_dropout, revision, attn_implementation, trust_remote_code, lora,
-            quantization, activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
+            quantization, activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in
+            full.
 
     Raises:
         UserError: as :func:`load_causal_lm`; also a head that is asked for and missing or untrained, and an
