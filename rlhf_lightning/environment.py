@@ -36,8 +36,8 @@ def note_environment(run_dir: Path) -> Path:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that ``folder`` is in, its changed files and a SHA-256 of what was changed of those that
-    git knows; ``None`` outside of a checkout and where there is no git."""
+    """The commit of the checkout that ``folder`` is in, its changed files and a SHA-256 of what was changed of those
+    that git knows; ``None`` outside of a checkout and where there is no git."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None

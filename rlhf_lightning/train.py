@@ -27,6 +27,7 @@ from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
+from rlhf_lightning.modules.effects import without_effect
 from rlhf_lightning.modules.run_plan import plan_lines
 from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
 from rlhf_lightning.sizes import check_sizes
@@ -212,6 +213,15 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def warn_of_idle_options(config: DictConfig) -> None:
+    """Name what the command line sets that does nothing in this combination."""
+    hydra_config = HydraConfig.get()
+    given = [override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task]
+    for line in without_effect(OmegaConf.to_container(config, resolve=True), given):  # type: ignore[arg-type]
+        if rank() == 0:
+            log.warning(line)
+
+
 def check_experiment() -> None:
     """Refuse an experiment that is of one stage beside another that the command line asks for, whose values would be
     taken for those of that stage.
@@ -237,6 +247,8 @@ def _app(config: DictConfig) -> Any:
     if "steps" in config:
         raise UserError(WHOLE_PIPELINE)
     check_experiment()
+    require_values(config)
+    warn_of_idle_options(config)
     check_job(config.resume)
     if config.get("dry_run"):
         train_stage(config)
