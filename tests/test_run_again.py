@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import pytest
 
 from rlhf_lightning import pipeline, train
 from rlhf_lightning.environment import git_state
+from rlhf_lightning.models import loading
+from rlhf_lightning.models.skeletons import skeleton_wanted
 
 Command = Callable[..., None]
 
@@ -38,7 +39,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_trained_again_from_its_own_config_bit_for_bit(
-    command: Command, files: Path, causal_lm_folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+    command: Command, files: Path, causal_lm_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = files / "first", files / "second"
     command(
@@ -47,7 +48,7 @@ def test_a_run_is_trained_again_from_its_own_config_bit_for_bit(
         "data.batch_size=4", "module.learning_rate=0.01", "model.residual_dropout=0.2", "seed=3",
         "trainer.accelerator=cpu", "module.micro_batch_size=8",
     )  # fmt: skip
-    assert "module.micro_batch_size=8 has no effect" in caplog.text
+    assert "module.micro_batch_size=8 has no effect" in capsys.readouterr().out
     command("--config-dir", first / ".hydra", f"run_dir={second}")
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, second)]
     assert weights[0] == weights[1]
@@ -82,7 +83,7 @@ def test_a_dry_run_says_the_plan_and_loads_no_weights(
     causal_lm_folders: dict[str, Path],
     reward_model_folders: dict[str, Path],
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     comparison = {"prompt": "say a", "chosen": "a", "rejected": "b"}
@@ -96,19 +97,22 @@ def test_a_dry_run_says_the_plan_and_loads_no_weights(
             "data.text_block=16", "data.ptx_ratio=1",
         ],
     }  # fmt: skip
-    read = []
-    monkeypatch.setattr("safetensors.torch.load_file", lambda *a, **k: read.append(a))
-    monkeypatch.setattr("transformers.modeling_utils.load_state_dict", lambda *a, **k: read.append(a), raising=False)
-    with caplog.at_level(logging.INFO):
-        command(
-            f"stage={stage}", f"model.name={causal_lm_folders['llama']}", "run_dir=run", "dry_run=true",
-            "trainer.accelerator=cpu", *given[stage],
-        )  # fmt: skip
-    assert not read
+    load = loading._load
+
+    def skeleton(*arguments: object) -> object:
+        assert skeleton_wanted(), "weights are read"
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "_load", skeleton)
+    command(
+        f"stage={stage}", f"model.name={causal_lm_folders['llama']}", "run_dir=run", "dry_run=true",
+        "trainer.accelerator=cpu", *given[stage],
+    )  # fmt: skip
     wanted = {"sft": "8 rows, 1 optimizer steps", "reward": "8 rows, 1 optimizer steps", "ppo": "6 optimizer steps"}
-    assert wanted[stage] in caplog.text
-    assert "memory: " in caplog.text
-    assert "nothing was trained" in caplog.text
+    shown = capsys.readouterr().out
+    assert wanted[stage] in shown
+    assert "memory: " in shown
+    assert "nothing was trained" in shown
     assert not (tmp_path / "run" / "config.yaml").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
 
