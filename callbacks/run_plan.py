@@ -6,9 +6,7 @@ import logging
 
 import lightning as L
 
-from rlhf_lightning.errors import one_line
-from rlhf_lightning.modules.run_plan import memory_plan, run_schedule
-from rlhf_lightning.planning import memory_lines, schedule_line
+from rlhf_lightning.modules.run_plan import plan_lines
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +22,5 @@ class RunPlan(L.Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)  # set without a declaration, hence getattr
-        schedule = run_schedule(pl_module, data, trainer)
-        if schedule is not None:
-            log.info("plan: %s", schedule_line(schedule))
-        try:
-            memory = memory_plan(pl_module, data)
-        except Exception as error:  # where the model cannot be loaded, loading it says so better
-            log.info("memory: no estimate (%s: %s)", type(error).__name__, one_line(error))
-            return
-        if memory is not None and trainer.world_size > 1:
-            log.info("memory: an estimate for one process alone; each of these %d holds less", trainer.world_size)
-        for line in [] if memory is None else memory_lines(memory):
-            log.info("memory: %s", line)
+        for line in plan_lines(pl_module, data, trainer):
+            log.info(line)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.launching import rank
+from rlhf_lightning.suggestions import composition_reason
 
 TRACEBACK = "HYDRA_FULL_ERROR"
-WHOLE_PIPELINE = "this experiment describes a whole pipeline; run it with rlhf-pipeline"
+NEEDED = "<needed>"
+"""What stands in an experiment for a value that it needs and its stage does not: ``???`` would not replace a null."""
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
+
+FLAGS = ("--config-path", "--config-name", "--config-dir", "--package", "--info", "--cfg", "--experimental-rerun")
 
 _failures: list[Exception] = []
 _script: dict[str, bool] = {}  # of this process, while it runs one: whether its user asked for tracebacks
@@ -70,6 +72,11 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         example: a choice without which the config does not compose; ``--help`` shows it.
     """
     arguments = sys.argv[1:]
+    dashes = [a for a in arguments if re.match(r"--[a-z_]+([./][a-z_./]+)?=", a) and a.split("=")[0] not in FLAGS]
+    if dashes:
+        print(f"{name}: error: {dashes[0]}: keys have no dashes; give {dashes[0].lstrip('-')}", file=sys.stderr)
+        sys.exit(1)
+    sys.argv += of_run(arguments)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
         sys.argv.append(example)
     # A process that Lightning has started inherits the variable from the first one, which may have set it itself.
@@ -103,6 +110,17 @@ def command_line(name: str) -> str:
     return shlex.join([name, *given])
 
 
+def of_run(arguments: Sequence[str]) -> list[str]:
+    """What ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept there, and where the
+    new run's own goes, which is kept apart from it."""
+    given = [a.partition("=")[2] or after for a, after in zip(arguments, [*arguments[1:], ""], strict=True)
+             if a.partition("=")[0] in ("--config-dir", "-cd")]  # fmt: skip
+    named = any(a.partition("=")[0] in ("--config-name", "-cn") for a in arguments)
+    if not given or named or not (Path(given[0]) / "overrides.yaml").is_file():
+        return []
+    return ["--config-name", "config", "hydra.run.dir=${run_dir}", "hydra.job.chdir=false"]
+
+
 def require_values(config: DictConfig, prefix: str = "") -> None:
     """Refuse a config in which a mandatory value is missing.
 
@@ -116,7 +134,7 @@ def require_values(config: DictConfig, prefix: str = "") -> None:
 def _missing(node: Any, prefix: str) -> Iterator[str]:
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
-        if value == "???":
+        if value in ("???", NEEDED):
             yield f"{prefix}{key}"
         yield from _missing(value, f"{prefix}{key}.")
 
@@ -126,13 +144,11 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
-    unknown = re.search(r"Could not override '([^']+)'", str(error))
     if "hydra/launcher/submitit" in str(error):
         return "hydra/launcher needs submitit: pip install rlhf-lightning[submitit]"
-    if unknown and "@steps." in unknown.group(1) and config_name == "train":
-        return WHOLE_PIPELINE
-    if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):
-        return _unknown_key(unknown.group(1), config_name)
+    reason = composition_reason("\n".join(str(cause) for cause in _causes(error)), config_name)
+    if reason is not None:
+        return reason
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         return None
     return one_line(error, most=None).split(" Config search path:")[0]
@@ -142,28 +158,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _unknown_key(key: str, config_name: str) -> str:
-    nearest = difflib.get_close_matches(key, _known_keys(config_name), n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else "list the keys with --cfg job"
-    return f"no such key: {key}; {hint} (+{key}=... adds a new one)"
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Every key of the config that the command line's choices of stage or experiment give."""
-    choices = [argument for argument in sys.argv[1:] if argument.split("=")[0] in ("stage", "experiment", "labeler")]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
-            config = compose(config_name, overrides=choices)
-    except MENDABLE:
-        return []
-    return list(_paths(OmegaConf.to_container(config, resolve=False), ""))
-
-
-def _paths(node: Any, prefix: str) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _paths(value, f"{prefix}{key}.")

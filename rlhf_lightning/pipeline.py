@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from rlhf_lightning.arguments import check_arguments, nearest
 from rlhf_lightning.cli import command_line, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import write_claims
@@ -50,11 +51,19 @@ def run_pipeline(config: DictConfig) -> Path:
     folds: dict[str, Any] = {}
     data: dict[str, dict[str, Any]] = {}
     require_values(config)
+    check_arguments(config.steps, "steps.")
     for key in ("order", "skip"):
         unknown = [name for name in config[key] if name not in config.steps]
         if unknown:
-            raise UserError(f"{key}: there is no step {unknown[0]!r}; the steps are {', '.join(config.steps)}")
+            hint = nearest(unknown[0], config.steps)
+            raise UserError(
+                f"{key}: there is no step {unknown[0]!r}; {hint + ' ' if hint else ''}the steps are "
+                f"{', '.join(config.steps)}"
+            )
     check_stages(config)
+    if config.dry_run:
+        say_steps(config)
+        return run_dir
     for name in config.order:
         if config.steps[name] is None or name in config.skip:
             continue
@@ -127,6 +136,20 @@ def run_seeds(config: DictConfig) -> Path:
     page = write_claims(folders, config.run_dir, command=command_line("rlhf-pipeline"))
     console.print(f"Claims: {page}", soft_wrap=True)
     return page
+
+
+def say_steps(config: DictConfig) -> None:
+    """Print which steps are done and kept, and which would run, in their order."""
+    for name in config.order:
+        if config.steps[name] is None or name in config.skip:
+            continue
+        check_inputs(config, name)
+        folder = step_folder(config, name)
+        state = "kept" if (folder / DONE).is_file() else "would run"
+        console.print(f"[bold]{name}[/bold] [dim]{state} · {folder}[/dim]", soft_wrap=True)
+        with open_dict(config.outputs):
+            config.outputs[name] = str(folder / "model" if "module" in config.steps[name] else folder)
+    console.print("dry_run=true: nothing was run")
 
 
 def check_stages(config: DictConfig) -> None:

@@ -10,18 +10,28 @@ from typing import Any
 
 import hydra
 import lightning as L
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lightning.cli import WHOLE_PIPELINE, reported, require_values, run_script
-from rlhf_lightning.errors import CheckpointError, UserError
+from rlhf_lightning.arguments import check_arguments
+from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.environment import note_environment
+from rlhf_lightning.errors import CheckpointError, UserError, one_line
 from rlhf_lightning.launching import ending_together, processes_of_one_run, rank
 from rlhf_lightning.logs import join_sessions, put_aside
 from rlhf_lightning.models import keep_compiled_products, reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
+from rlhf_lightning.modules.effects import without_effect
+from rlhf_lightning.modules.run_plan import plan_lines
 from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
+from rlhf_lightning.sizes import check_sizes
+from rlhf_lightning.suggestions import WHOLE_PIPELINE
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +45,11 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         UserError: anything that can be known to fail, before training starts.
     """
     require_values(config)
+    check_arguments(config)
     quieten()
     keep_compiled_products()
     check_combination(config)
+    check_sizes(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # its keys are texts
     run_dir = Path(config.run_dir)
     checkpoint = resume_from(config.resume, run_dir)
     if checkpoint is not None and checkpoint.is_dir() and strategy_name(config.trainer.strategy) != "fsdp2":
@@ -51,6 +63,9 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             f"{checkpoint} was written by processes that each hold all weights: go on with strategy=ddp or auto and "
             "any trainer.devices"
         )
+    if config.get("dry_run"):
+        say_plan(config)
+        return {}
     L.seed_everything(config.seed, verbose=False)
     if rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -58,6 +73,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
             OmegaConf.save(config, run_dir / "config.yaml", resolve=True)
         else:
             put_aside(run_dir / "csv")
+        note_environment(run_dir)
     data = instantiate(config.data)
     with reward_of_first(rank(), strategy_name(config.trainer.strategy) == "fsdp2"):
         module = instantiate(config.module)
@@ -69,7 +85,7 @@ def train_stage(config: DictConfig) -> dict[str, float]:
         callbacks.append(KeepConfig(config))
     if checkpoint is not None and checkpoint.is_dir():
         callbacks.append(ComparedShards(checkpoint))
-    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    trainer = trainer_of(config, callbacks, loggers)
     try:
         with processes_of_one_run(run_dir), ending_together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
@@ -86,6 +102,43 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     if rank() == 0:
         (run_dir / METRICS).write_text(json.dumps(metrics, indent=1))
     return metrics
+
+
+def say_plan(config: DictConfig) -> None:
+    """Log what the run would do and need. The data is prepared, which a run then finds; no weight is read, a reward
+    model's included, and nothing is trained."""
+    data = instantiate(config.data)
+    with reward_of_first(1, True):  # as on a process that is handed its weights
+        module = instantiate(config.module)
+    trainer = trainer_of(config, [], [])
+    data.setup("fit")
+    for line in plan_lines(module, data, trainer):
+        log.info(line)
+    log.info("dry_run=true: nothing was trained; the run would write to %s", config.run_dir)
+
+
+def trainer_of(config: DictConfig, callbacks: list[L.Callback], loggers: list[Any]) -> L.Trainer:
+    """The trainer of a config.
+
+    Raises:
+        UserError: what Lightning refuses of it, with the option it is about.
+    """
+    try:
+        trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if not isinstance(cause, MisconfigurationException | ValueError | TypeError) or isinstance(cause, UserError):
+            raise
+        options = OmegaConf.to_container(config.trainer, resolve=True)
+        assert isinstance(options, dict)
+        text = str(cause)
+        meant = [
+            f"{key}={value}"
+            for key, value in options.items()
+            if f"`{key}`" in text or (isinstance(value, str) and f"'{value}'" in text)
+        ]
+        raise UserError(f"trainer.{meant[0] if meant else '*'}: {one_line(cause, most=None)}") from error
+    return trainer
 
 
 class ComparedShards(L.Callback):
@@ -161,12 +214,46 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def warn_of_idle_options(config: DictConfig) -> None:
+    """Name what the command line sets that does nothing in this combination."""
+    hydra_config = HydraConfig.get()
+    given = [override.partition("=")[0].lstrip("+~") for override in hydra_config.overrides.task]
+    for line in without_effect(OmegaConf.to_container(config, resolve=True), given):  # type: ignore[arg-type]
+        if rank() == 0:
+            log.warning(line)
+
+
+def check_experiment() -> None:
+    """Refuse an experiment that is of one stage beside another that the command line asks for, whose values would be
+    taken for those of that stage.
+
+    Raises:
+        UserError: names both.
+    """
+    asked = [override for override in HydraConfig.get().overrides.task if override.startswith("stage=")]
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    if not asked or experiment is None:
+        return
+    try:
+        own = compose("train", [f"experiment={experiment}"], return_hydra_config=True).hydra.runtime.choices.stage
+    except HydraException:  # one without a stage of its own
+        return
+    if asked[0] != f"stage={own}":
+        raise UserError(f"experiment={experiment} is of stage={own}; leave out {asked[0]}")
+
+
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="train")
 @reported
 def _app(config: DictConfig) -> Any:
     if "steps" in config:
         raise UserError(WHOLE_PIPELINE)
+    check_experiment()
+    require_values(config)
+    warn_of_idle_options(config)
     check_job(config.resume)
+    if config.get("dry_run"):
+        train_stage(config)
+        return None
     metrics = train_separately(config, "the run") if in_local_job() and has_processes(config) else train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
     if rank() == 0:

@@ -22,23 +22,28 @@ class Table(Protocol):
 class Mixture:
     """Tables one after the other; ``draws`` says how many rows of each a training pass takes.
 
-    A pass has as many rows as the tables together. A table with weight w gives the part w / Σw of them: a small table
-    with a large weight comes several times a pass, a large one with a small weight is spread over several passes.
+    A pass has as many rows as the tables together, or ``rows``. A table with weight w gives the part w / Σw of them: a
+    small table with a large weight comes several times a pass, a large one with a small weight is spread over several
+    passes.
 
     Args:
         tables: at least one, none of them empty.
         weights: one positive number per table.
         names: of the tables, for errors.
+        rows: of a pass; ``None``: of the tables together.
 
     Errors:
         UserError: a weight so small that a pass takes no row of its table.
     """
 
-    def __init__(self, tables: Sequence[Table], *, weights: Sequence[float], names: Sequence[str]) -> None:
+    def __init__(
+        self, tables: Sequence[Table], *, weights: Sequence[float], names: Sequence[str], rows: int | None = None
+    ) -> None:
         self.tables = list(tables)
         self.weights = list(weights)
         self.names = list(names)
         self._ends = list(accumulate(len(table) for table in tables))
+        self.rows = self._ends[-1] if rows is None else rows
         for name, weight, (_, drawn) in zip(names, weights, self.draws(), strict=True):
             if not drawn:
                 raise UserError(
@@ -47,7 +52,8 @@ class Mixture:
                 )
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        """Rows of a pass."""
+        return self.rows
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [{}] * len(indices)
@@ -67,6 +73,32 @@ class Mixture:
         rest = np.argsort(drawn - shares, kind="stable")[: len(self) - int(drawn.sum())]
         drawn[rest] += 1  # the largest fractions get what rounding down has left
         return [(len(table), int(count)) for table, count in zip(self.tables, drawn, strict=True)]
+
+
+def with_share(rows: Table, added: Table, *, share: float, names: tuple[str, str]) -> Mixture:
+    """``rows``, each once in a pass, and beside them so many rows of ``added`` that these are ``share`` of the pass.
+
+    Args:
+        rows, added: tables, or mixtures, whose weights go on to hold among their own.
+        share: between 0 and 1, both excluded.
+        names: of the two, for errors.
+
+    Errors:
+        UserError: a share so small that a pass takes no row of ``added``.
+    """
+    parts = []
+    for table, part, name in ((rows, 1 - share, names[0]), (added, share, names[1])):
+        if isinstance(table, Mixture):
+            weights = [part * weight / sum(table.weights) for weight in table.weights]
+            parts += list(zip(table.tables, weights, table.names, strict=True))
+        else:
+            parts.append((table, part, name))
+    return Mixture(
+        [table for table, _, _ in parts],
+        weights=[weight for _, weight, _ in parts],
+        names=[name for _, _, name in parts],
+        rows=len(rows) + round(len(rows) * share / (1 - share)),
+    )
 
 
 def weights_of(weights: Sequence[float | None]) -> list[float] | None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.architecture import check_causal_lm
+from rlhf_lightning.models.dropout import set_dropout
 from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.load_errors import naming
@@ -39,6 +40,7 @@ def load_causal_lm(
     dtype: str = "float32",
     frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
+    residual_dropout: float | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -54,6 +56,8 @@ def load_causal_lm(
         dtype: of the weights, a torch name such as ``float32`` or ``bfloat16``, or ``bf16`` for short.
         frozen_dtype: of the weights beneath an adapter, in place of ``dtype``; without an adapter none is frozen.
         dropout: sets every dropout probability of the configuration; ``None`` leaves them as they are.
+        residual_dropout: sets that of the residual branches alone, behind ``dropout`` (the paper's SFT: 0.2); ``None``
+            leaves it.
         revision, attn_implementation, trust_remote_code: as in transformers.
         lora: freeze the weights and train an adapter beside them.
         quantization: store the weights in fewer bits; what trains must then be an adapter.
@@ -61,9 +65,10 @@ def load_causal_lm(
 
     Raises:
         UserError: nothing there, no weights, weights that do not fit the architecture, an unknown dtype, an
-            architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`).
+            architecture that is no left-to-right decoder (:func:`~rlhf_lightning.models.check_causal_lm`) or lacks
+            the dropout.
     """
-    config = read_config(name, revision, trust_remote_code, dropout)
+    config = read_config(name, revision, trust_remote_code, dropout, residual_dropout)
     options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForCausalLM, name, init, config, revision, options, quantization)
     if any(key.startswith("score.") for key in info["unexpected_keys"]):
@@ -88,6 +93,7 @@ def load_scalar_model(
     dtype: str = "float32",
     frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
+    residual_dropout: float | None = None,
     seed: int = 0,
     revision: str | None = None,
     attn_implementation: str | None = None,
@@ -103,8 +109,9 @@ def load_scalar_model(
         head: ``pretrained`` requires a saved head that was trained (a value model starts from a reward model);
             ``new`` draws one from ``seed`` (a reward model starts from a language model).
         init: ``random`` reads the configuration alone and draws the backbone anew; its head is then new too.
-        dtype, frozen_dtype, dropout, revision, attn_implementation, trust_remote_code, lora, quantization,
-            activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in full.
+        dtype, frozen_dtype, dropout, residual_dropout, revision, attn_implementation, trust_remote_code, lora,
+            quantization, activation_checkpointing: as in :func:`load_causal_lm`; beside an adapter the head trains in
+            full.
 
     Raises:
         UserError: as :func:`load_causal_lm`; also a head that is asked for and missing or untrained, and an
@@ -114,7 +121,7 @@ def load_scalar_model(
         raise UserError(
             f"{name}: init=random draws every weight anew, which a head=pretrained is not; ask for head=new"
         )
-    config = read_config(name, revision, trust_remote_code, dropout)
+    config = read_config(name, revision, trust_remote_code, dropout, residual_dropout)
     config.num_labels = 1
     options = load_options(loaded_dtype(dtype, frozen_dtype, lora), attn_implementation, trust_remote_code)
     model, info = _load(AutoModelForSequenceClassification, name, init, config, revision, options, quantization)
@@ -195,7 +202,13 @@ def _train_padding(model: PreTrainedModel) -> None:
         embedding.padding_idx = None
 
 
-def read_config(name: str, revision: str | None, trust_remote_code: bool, dropout: float | None) -> PretrainedConfig:
+def read_config(
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    dropout: float | None,
+    residual_dropout: float | None = None,
+) -> PretrainedConfig:
     path = Path(name)
     if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"model.name={name}: no such folder; give a local model folder or a hub id")
@@ -205,12 +218,7 @@ def read_config(name: str, revision: str | None, trust_remote_code: bool, dropou
         config: PretrainedConfig = AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
-    if dropout is not None:
-        for part in (config, config.get_text_config()):
-            for key, value in part.to_dict().items():
-                named = "dropout" in key or key.endswith("pdrop")
-                if named and isinstance(value, float | int) and not isinstance(value, bool):
-                    setattr(part, key, float(dropout))
+    set_dropout(config, name, dropout, residual_dropout)
     return config
 
 

@@ -49,6 +49,7 @@ def model_size(
     dtype: str = "float32",
     frozen_dtype: str | None = None,
     dropout: float | None = 0.0,
+    residual_dropout: float | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -63,7 +64,7 @@ def model_size(
     Raises:
         UserError: as those functions, as far as the configuration tells.
     """
-    config = read_config(name, revision, trust_remote_code, dropout)
+    config = read_config(name, revision, trust_remote_code, dropout, residual_dropout)
     if scalar:
         config.num_labels = 1
     auto: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM

@@ -27,6 +27,10 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
     if context is None:
         return
     room = context - new_tokens
+    for name in ("block_size", "text_block"):
+        block = getattr(data, name, None)
+        if isinstance(block, int) and block > context and (name == "block_size" or getattr(data, "text", None)):
+            raise UserError(f"data.{name}={block} is more than the model's context of {context}; lower it")
     ways_out = f"set data.{key}={room} and data.overlong=drop" if room > 0 else "lower module.max_new_tokens"
     generated = f" with {new_tokens} new tokens" if new_tokens else ""
     for split in ("train", "validation", "demonstrations"):
@@ -40,16 +44,18 @@ def check_context(model: nn.Module | None, data: Any, *, new_tokens: int = 0, ke
                 f"{place} has {length} tokens, which{generated} is more than the model's context of {context}; "
                 f"{ways_out}"
             )
-    for name in ("block_size", "text_block"):
-        block = getattr(data, name, None)
-        if isinstance(block, int) and block > context and (name == "block_size" or getattr(data, "text", None)):
-            raise UserError(f"data.{name}={block} is more than the model's context of {context}; lower it")
 
 
 def longest(rows: Any) -> tuple[int, int] | None:
     """The row with the most tokens and their number, of a table or a mixture of tables; None without lengths."""
     best, before = (0, -1), 0
     for table in getattr(rows, "tables", [rows]):
+        block = getattr(table, "block_size", None)  # of pretraining text beside demonstrations
+        if isinstance(block, int):
+            if block > best[1]:
+                best = before, block
+            before += len(table)
+            continue
         if "length" not in getattr(table, "column_names", ()):
             return None
         # Of the rows in use, not of the table beneath, which still holds the rows that were dropped; as an array,

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from rlhf_lightning.errors import one_line
 from rlhf_lightning.models import SharedReward, adamw8bit, adapter_size, size_of_factory, torch_dtype
 from rlhf_lightning.modules.context import longest
 from rlhf_lightning.modules.muon import Muon
@@ -19,15 +20,36 @@ from rlhf_lightning.planning import (
     ModelSize,
     Optimizer,
     RunSchedule,
+    memory_lines,
     plan_ppo,
     plan_reward,
     plan_sft,
     ppo_schedule,
+    schedule_line,
     supervised_schedule,
 )
 
 LOOKED_AT = 2000
 """Comparisons whose completions are counted."""
+
+
+def plan_lines(module: L.LightningModule, data: Any, trainer: L.Trainer) -> list[str]:
+    """What a run is going to do and to need, line by line; what is not known is left out.
+
+    Args: as those of :func:`run_schedule`.
+    """
+    schedule = run_schedule(module, data, trainer)
+    lines = [] if schedule is None else [f"plan: {schedule_line(schedule)}"]
+    try:
+        memory = memory_plan(module, data)
+    except Exception as error:  # where the model cannot be loaded, loading it says so better
+        return [*lines, f"memory: no estimate ({type(error).__name__}: {one_line(error)})"]
+    if memory is None:
+        return lines
+    if trainer.world_size > 1:
+        each = f"each of these {trainer.world_size} holds less"
+        lines.append(f"memory: an estimate for one process alone; {each}")
+    return [*lines, *(f"memory: {line}" for line in memory_lines(memory))]
 
 
 def memory_plan(module: L.LightningModule, data: Any) -> MemoryPlan | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,31 @@ def test_real_demonstrations(shared: Path, tmp_path: Path) -> None:
     data.setup()
     assert 0 < len(data.train_rows) < 999
     assert all(int(batch.lengths.max()) <= 512 for batch in data.train_dataloader())
+
+
+def test_text_is_shuffled_among_the_demonstrations_which_come_once_each(
+    write: Callable[..., Path], encoder: Encoder
+) -> None:
+    train = write("a.jsonl", *[{"prompt": "a", "response": "b"}] * 9)
+    text = write("t.jsonl", {"text": "c d e f c d e f c d e f"})
+    data = DemonstrationDataModule(encoder=encoder, train=train, text=text, text_share=0.25, text_block=4, batch_size=4)
+    batches = list(data.train_dataloader())
+    assert len(data.train_rows) == 12
+    lengths = [length for batch in batches for length in batch.lengths.tolist()]
+    labels = [count for batch in batches for count in batch.loss_mask.sum(1).tolist()]
+    # A demonstration is BOS a b EOS with labels b EOS; a block of 4 tokens has 3.
+    assert sorted(labels) == [2] * 9 + [3] * 3
+    assert lengths == [4] * 12
+    assert data.provenance["text"].totals["documents"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"text_share": 1.0}, "data.text_share=1.0"),
+        ({"packing": 8, "text": "t.jsonl", "text_block": 9}, "text_block=9"),
+    ],
+)
+def test_text_that_cannot_be_mixed_in(options: dict[str, Any], words: str, encoder: Encoder) -> None:
+    with pytest.raises(UserError, match=words):
+        DemonstrationDataModule(encoder=encoder, train="a.jsonl", **options)

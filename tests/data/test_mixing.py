@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf_lightning.data import Encoder, StreamBatchSampler, TextDataModule, stream_loader
-from rlhf_lightning.data.mixing import Mixture, weights_of
+from rlhf_lightning.data.mixing import Mixture, weights_of, with_share
 from rlhf_lightning.errors import UserError
 
 
@@ -100,3 +100,20 @@ def test_text_of_weighted_files_is_mixed(write: Callable[..., Path], encoder: En
     )
     (batch,) = data.train_dataloader()
     assert Counter(batch.input_ids[:, 1].tolist()) == {6: 4, 7: 8}  # a is 6, b is 7
+
+
+@pytest.mark.parametrize(("rows", "share", "added"), [(90, 0.1, 10), (13, 0.1, 1), (7, 0.5, 7), (30, 0.3, 13)])
+def test_a_share_beside_rows_that_come_once_each(rows: int, share: float, added: int) -> None:
+    tables = [datasets.Dataset.from_dict({"x": [f"{t}{i}" for i in range(size)]}) for t, size in enumerate((rows, 40))]
+    mixed = with_share(tables[0], tables[1], share=share, names=("a", "b"))
+    assert mixed.draws() == [(rows, rows), (40, added)]
+    assert len(mixed) == rows + added
+    found = Counter(drawn(mixed))
+    assert {name: count for name, count in found.items() if name[0] == "0"} == {f"0{i}": 1 for i in range(rows)}
+    assert sum(count for name, count in found.items() if name[0] == "1") == added
+
+
+def test_weights_among_the_rows_go_on_to_hold_beside_a_share() -> None:
+    text = datasets.Dataset.from_dict({"x": [f"2{i}" for i in range(50)]})
+    mixed = with_share(mixture(sizes=(30, 10), weights=(1, 3)), text, share=0.2, names=("a", "b"))
+    assert Counter(name[0] for name in drawn(mixed)) == {"0": 10, "1": 30, "2": 10}

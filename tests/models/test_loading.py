@@ -41,6 +41,17 @@ def test_dropout_is_set_everywhere_or_left_alone(folder: Path) -> None:
     }
 
 
+def test_residual_dropout_is_that_of_the_residual_branches_alone(causal_lm_folders: dict[str, Path]) -> None:
+    model = load_causal_lm(name=str(causal_lm_folders["gpt2"]), residual_dropout=0.2)
+    config = model.config
+    assert (config.resid_pdrop, config.attn_pdrop, config.embd_pdrop) == (0.2, 0.0, 0.0)
+    block = model.transformer.h[0]
+    assert (block.attn.resid_dropout.p, block.mlp.dropout.p, block.attn.attn_dropout.p) == (0.2, 0.2, 0.0)
+    llama = str(causal_lm_folders["llama"])
+    _refused(r"model.residual_dropout=0.2: .*llama.* model.residual_dropout=null", name=llama, residual_dropout=0.2)
+    assert load_causal_lm(name=llama, residual_dropout=0.0).config.attention_dropout == 0.0
+
+
 def test_random_weights_need_no_weights_on_disk_and_come_from_the_seed(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.manual_seed(0)
