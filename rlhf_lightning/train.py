@@ -128,8 +128,7 @@ def trainer_of(config: DictConfig, callbacks: list[L.Callback], loggers: list[An
         cause = error.__cause__
         if not isinstance(cause, MisconfigurationException | ValueError | TypeError) or isinstance(cause, UserError):
             raise
-        options = OmegaConf.to_container(config.trainer, resolve=True)
-        assert isinstance(options, dict)
+        options: Any = OmegaConf.to_container(config.trainer, resolve=True)
         text = str(cause)
         meant = [
             f"{key}={value}"
