@@ -76,7 +76,7 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
     if dashes:
         print(f"{name}: error: {dashes[0]}: keys have no dashes; give {dashes[0].lstrip('-')}", file=sys.stderr)
         sys.exit(1)
-    sys.argv += of_run(arguments)
+    sys.argv[1:] = of_run(arguments)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
         sys.argv.append(example)
     # A process that Lightning has started inherits the variable from the first one, which may have set it itself.
@@ -111,14 +111,23 @@ def command_line(name: str) -> str:
 
 
 def of_run(arguments: Sequence[str]) -> list[str]:
-    """What ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept there, and where the
-    new run's own goes, which is kept apart from it."""
-    given = [a.partition("=")[2] or after for a, after in zip(arguments, [*arguments[1:], ""], strict=True)
-             if a.partition("=")[0] in ("--config-dir", "-cd")]  # fmt: skip
-    named = any(a.partition("=")[0] in ("--config-name", "-cn") for a in arguments)
-    if not given or named or not (Path(given[0]) / "overrides.yaml").is_file():
-        return []
-    return ["--config-name", "config", "hydra.run.dir=${run_dir}", "hydra.job.chdir=false"]
+    """The arguments with what ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept
+    there, and where the new run's own goes, which is kept apart from it."""
+    for place, argument in enumerate(arguments):
+        flag, _, folder = argument.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            continue
+        width = 1 if folder else 2
+        folder = folder or next(iter(arguments[place + 1 :]), "")
+        named = any(one.partition("=")[0] in ("--config-name", "-cn") for one in arguments)
+        if named or not (Path(folder) / "overrides.yaml").is_file():
+            break
+        rest = [*arguments[:place], *arguments[place + width :]]
+        own = ["hydra.run.dir=${run_dir}", "hydra.job.chdir=false"]
+        # Hydra wants all key=value in one row.
+        rest = [*rest, *own] if rest and rest[0].startswith("-") else [*own, *rest]
+        return ["--config-dir", folder, "--config-name", "config", *rest]
+    return list(arguments)
 
 
 def require_values(config: DictConfig, prefix: str = "") -> None:

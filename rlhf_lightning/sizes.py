@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
@@ -43,12 +43,12 @@ def check_sizes(stage: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the key, its value and what it must be.
     """
-    limits: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
+    ranges: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         (AT_LEAST_ONE, lambda number: number >= 1, "at least 1"),
         (AT_LEAST_ZERO, lambda number: number >= 0, "at least 0"),
         (POSITIVE, lambda number: number > 0, "positive"),
-    ]
-    for keys, fits, wording in limits:
+    )
+    for keys, fits, wording in ranges:
         for key in keys:
             value = _value(stage, key)
             of_all = key == "trainer.devices" and value == -1  # every device of the machine

@@ -54,7 +54,7 @@ def test_a_plan_that_cannot_be_made_stops_no_run(
     def broken(*arguments: Any) -> None:
         raise AttributeError("no num_attention_heads")
 
-    monkeypatch.setattr("rlhf_lightning.callbacks.run_plan.memory_plan", broken)
+    monkeypatch.setattr("rlhf_lightning.modules.run_plan.memory_plan", broken)
     module = SFTModule(policy=functools.partial(load_causal_lm, name=str(causal_lm_folders["llama"])))
     trainer = make_trainer(callbacks=[RunPlan()])
     with caplog.at_level(logging.INFO, logger="rlhf_lightning"):
