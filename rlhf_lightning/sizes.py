@@ -57,10 +57,11 @@ def check_sizes(stage: Mapping[str, Any]) -> None:
     module, data = stage["module"], stage["data"]
     if str(module.get("_target_", "")).endswith(".PPOModule"):
         check_settings(module)
-        text_rows = data["rollout_batch_size"] * data["ptx_ratio"] if data.get("text") is not None else None
-        check_batch_sizes(
-            episodes=data["rollout_batch_size"], minibatch_size=module["minibatch_size"], text_rows=text_rows
-        )
+        episodes, ratio = data.get("rollout_batch_size"), data.get("ptx_ratio")
+        if episodes is None:  # data of a user's own
+            return
+        text_rows = None if ratio is None or data.get("text") is None else episodes * ratio
+        check_batch_sizes(episodes=episodes, minibatch_size=module["minibatch_size"], text_rows=text_rows)
 
 
 def _value(node: Any, key: str) -> Any:

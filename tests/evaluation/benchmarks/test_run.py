@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
@@ -51,12 +51,11 @@ def _loaded(model: Any, encoder: Encoder) -> LoadedModel:
     return LoadedModel(model, encoder, TokenLogprobs(model))
 
 
-class Scripted(nn.Module):
+class Scripted(PreTrainedModel):
     """Says the same tokens whatever it reads, and counts the prompts that it read."""
 
     def __init__(self, tokens: list[int], vocab_size: int, most: int = 64) -> None:
-        super().__init__()
-        self.config = LlamaConfig(num_hidden_layers=1, max_position_embeddings=most)
+        super().__init__(LlamaConfig(num_hidden_layers=1, max_position_embeddings=most))
         self.weight = nn.Parameter(torch.zeros(1))
         self.tokens, self.vocab_size = tokens, vocab_size
         self.read: list[list[int]] = []
