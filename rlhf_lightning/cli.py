@@ -12,7 +12,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra_plugins.rlhf_lightning import OptunaSweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -51,6 +53,17 @@ def _keep(error: Exception) -> None:
     _failures.append(error)
 
 
+def keep_failure(error: Exception) -> None:
+    """What :func:`run_script` says at its end, and why its exit code is 1; nothing where no script runs."""
+    if _script and not _failures:
+        _failures.append(error)
+
+
+def runs_script() -> bool:
+    """Whether this process is a console script, whose command Lightning can give to the processes that it starts."""
+    return bool(_script)
+
+
 def environment_of_user() -> dict[str, str]:
     """The environment without what :func:`run_script` has set, for a command that reports its errors by itself."""
     hidden = TRACEBACK if _script and not _script["asked"] else None
@@ -76,6 +89,7 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
     os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
     _failures.clear()
     _script["asked"] = asked
+    Plugins.instance().register(OptunaSweeper)  # in an editable install Hydra does not find it by itself
     try:
         app()
         if _failures:
@@ -120,8 +134,11 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
     unknown = re.search(r"Could not override '([^']+)'", str(error))
-    if "hydra/launcher/submitit" in str(error):
-        return "hydra/launcher needs submitit: pip install rlhf-lightning[submitit]"
+    for group, name in (("launcher", "submitit"), ("launcher", "joblib"), ("launcher", "ray")):
+        if f"hydra/{group}/{name}" in str(error):
+            return f"hydra/{group} needs {name}: pip install rlhf-lightning[{name}]"
+    if any(isinstance(cause, ModuleNotFoundError) and cause.name == "optuna" for cause in _causes(error)):
+        return "hydra/sweeper=optuna needs optuna: pip install rlhf-lightning[optuna]"
     if unknown and "@steps." in unknown.group(1) and config_name == "train":
         return WHOLE_PIPELINE
     if unknown and "Key" in "".join(str(cause) for cause in _causes(error)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -21,8 +22,9 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
-from rlhf_lightning.separate_run import check_one_node, has_processes, train_separately
+from rlhf_lightning.separate_run import METRICS, check_one_node, has_processes, train_separately
 from rlhf_lightning.train import check_combination, quieten, train_stage
+from rlhf_lightning.trials import run_trial
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -33,8 +35,9 @@ def run_pipeline(config: DictConfig) -> Path:
     """Run the steps of ``config.steps`` that are not done yet, then write the report; returns the report's path
     (without a step `evaluate`, the folder).
 
-    Each step has a folder of its own, ``run_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
-    that was stopped goes on from its newest checkpoint.
+    Each step has a folder of its own, ``base_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
+    that was stopped goes on from its newest checkpoint; one that another process is at is waited for. The metrics of
+    all steps are written to ``run_dir/metrics.json``.
 
     Raises:
         UserError: what :func:`~rlhf_lightning.train.train_stage` or a step raises; a value that is missing.
@@ -44,6 +47,7 @@ def run_pipeline(config: DictConfig) -> Path:
     seconds: dict[str, float] = {}
     curves: dict[str, Path] = {}
     result: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     require_values(config)
     for key in ("order", "skip"):
         unknown = [name for name in config[key] if name not in config.steps]
@@ -56,22 +60,20 @@ def run_pipeline(config: DictConfig) -> Path:
         step = config.steps[name]
         check_inputs(config, name)
         folder = step_folder(config, name)
-        done = _read(folder / DONE)
-        if done is None:
-            console.print(f"[bold]{name}[/bold]")
-            done = run_step(step, folder)
-            console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
-        else:
-            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
+        done = _done(name, step, folder)
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
         if name == "evaluate":
             result = done["metrics"]
+        metrics |= flat_metrics(name, done["metrics"])
         with open_dict(config.outputs):
             config.outputs[name] = str(folder / "model" if "module" in step else folder)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / METRICS).write_text(json.dumps(metrics, indent=1))
     if not result:
-        console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
+        steps = Path(config.base_dir) / "steps"
+        console.print(f"No step evaluated the models: there is no report. Steps: {steps}", soft_wrap=True)
         return run_dir
     report = result | {
         "seed": config.seed,
@@ -128,8 +130,37 @@ def step_folder(config: DictConfig, name: str) -> Path:
     code = TRAINING_CODE if "module" in config.steps[name] else (*TRAINING_CODE, "evaluation")
     assert isinstance(resolved, dict)
     # Keys of a config are texts.
-    digest = step_hash(resolved, Path(config.run_dir), code=code)  # type: ignore[arg-type]
-    return Path(config.run_dir) / "steps" / f"{name}-{digest}"
+    digest = step_hash(resolved, Path(config.base_dir), code=code)  # type: ignore[arg-type]
+    return Path(config.base_dir) / "steps" / f"{name}-{digest}"
+
+
+def flat_metrics(name: str, found: dict[str, Any]) -> dict[str, float]:
+    """The numbers that a step left, each by one name: ``STEP/METRIC``, of an evaluation ``MODEL/METRIC`` and
+    ``reward_model/METRIC``."""
+    nodes = {name: found}
+    if "models" in found:
+        nodes = {**found["models"], "reward_model": found.get("reward_model") or {}}
+    return {
+        f"{node}/{metric}": float(value)
+        for node, values in nodes.items()
+        for metric, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _done(name: str, step: DictConfig, folder: Path) -> dict[str, Any]:
+    """What a step left, after it has run if it had not; trials of a sweep that run at once share its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        done = _read(folder / DONE)
+        if done is not None:
+            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
+            return done
+        console.print(f"[bold]{name}[/bold]")
+        done = run_step(step, folder)
+        console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
+        return done
 
 
 def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
@@ -168,7 +199,13 @@ def _shown(metrics: dict[str, Any]) -> str:
 @reported
 def _app(config: DictConfig) -> Any:
     quieten()
+    return run_trial(_run, config)
+
+
+def _run(config: DictConfig) -> dict[str, float]:
     run_pipeline(config)
+    metrics: dict[str, float] = json.loads((Path(config.run_dir) / METRICS).read_text())
+    return metrics
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from rlhf_lightning.models import reward_of_first
 from rlhf_lightning.modules.capabilities import check_capabilities, strategy_name
 from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
-from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
+from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_foreign_job, train_separately
+from rlhf_lightning.trials import run_trial
 
 log = logging.getLogger(__name__)
 
@@ -165,13 +166,17 @@ def quieten() -> None:
 def _app(config: DictConfig) -> Any:
     if "steps" in config:
         raise UserError(WHOLE_PIPELINE)
+    return run_trial(_train, config)
+
+
+def _train(config: DictConfig) -> dict[str, float]:
     check_job(config.resume)
-    metrics = train_separately(config, "the run") if in_local_job() and has_processes(config) else train_stage(config)
+    metrics = train_separately(config, "the run") if in_foreign_job() and has_processes(config) else train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
     if rank() == 0:
         log.info("finished: %s", shown)
         log.info("model folder: %s", Path(config.run_dir) / "model")
-    return metrics.get("val/loss")
+    return metrics
 
 
 def main() -> None:
