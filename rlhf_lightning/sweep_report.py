@@ -42,12 +42,13 @@ class SweepReport(Callback):
             keep_failure(UserError(f"{len(failed)} of {len(trials)} trials failed ({first}); see {folder / REPORT}"))
 
 
-def refresh_report(hydra: DictConfig, wanted: Any, metrics: Mapping[str, str]) -> list[Trial]:
+def refresh_report(hydra: Any, wanted: Any, metrics: Mapping[str, str]) -> list[Trial]:
     """Write the report of the trials so far. A fault in a drawing costs no trial: it is logged."""
     shown = OmegaConf.to_container(metrics) if isinstance(metrics, DictConfig) else dict(metrics)
     assert isinstance(shown, dict)
+    trials: list[Trial]
     try:
-        return write_sweep_report(
+        trials = write_sweep_report(
             hydra.sweep.dir,
             metrics={str(name): str(direction) for name, direction in shown.items()},
             objectives=list(_objectives(wanted, shown)),  # type: ignore[arg-type]  # keys of a config are texts
@@ -55,7 +56,8 @@ def refresh_report(hydra: DictConfig, wanted: Any, metrics: Mapping[str, str]) -
         )
     except (OSError, ValueError, KeyError) as error:
         log.warning("the report of the sweep could not be written: %s", error)
-        return read_trials(Path(hydra.sweep.dir))
+        trials = read_trials(Path(hydra.sweep.dir))
+    return trials
 
 
 def _objectives(wanted: Any, metrics: Mapping[str, str]) -> dict[str, str]:

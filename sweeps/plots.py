@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")  # Okabe and Ito
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
-_SPREAD = 20.0  # a parameter whose largest value is so many times its smallest has a logarithmic axis
+_SPREAD = 10.0  # a parameter whose largest value is so many times its smallest has a logarithmic axis
 
 
 def effects(trials: Sequence[Trial], metrics: Sequence[str]) -> Figure | None:
@@ -31,11 +31,10 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str]) -> Figure | None:
         lines = _lines([trial for trial in done if metric in trial.metrics], key)
         for index, (others, line) in enumerate(lines.items()):
             points = sorted((_number(trial.parameters()[key]) or 0.0, trial.metrics[metric]) for trial in line)
-            look = (
-                {"color": _COLORS[index % 8], "marker": _MARKERS[index % 8]} if len(lines) <= 8 else {"color": "grey"}
-            )
-            alone = {"marker": "x", "color": "grey"} if len(points) == 1 else look
-            ax.plot(*zip(*points, strict=True), linewidth=1.2, label=others, **alone)
+            alone = len(points) == 1
+            color = "grey" if alone or len(lines) > len(_COLORS) else _COLORS[index]
+            marker = "x" if alone else _MARKERS[index % len(_MARKERS)]
+            ax.plot(*zip(*points, strict=True), linewidth=1.2, label=others, color=color, marker=marker)
         _scale(ax, "x", [_number(trial.parameters()[key]) or 0.0 for trial in done])
         ax.set_xlabel(short(key, numbers))
         ax.set_ylabel(metric)
@@ -66,18 +65,20 @@ def parallel_coordinates(
         bold = trial.number in best
         line = [column[index] for column in places]
         ax.plot(range(len(columns)), line, color=color, linewidth=3 if bold else 1.2, zorder=3 if bold else 2)
-        ax.annotate(str(trial.number), (len(columns) - 1, line[-1]), (5, -3), textcoords="offset points", fontsize=7)
+        end = (len(columns) - 1, line[-1])
+        ax.annotate(f"trial {trial.number}", end, (40, -3), textcoords="offset points", fontsize=7, color=color)
     for place, (values, _) in enumerate(columns):
         ax.axvline(place, color="black", linewidth=0.8)
         marks = dict(zip(places[place], values, strict=True))
-        levels = sorted(marks) if len(marks) <= 6 else [min(marks), max(marks)]
+        every = place < len(keys) and len(marks) <= 6  # metrics have a value for each trial, too many to read
+        levels = sorted(marks) if every else [min(marks), max(marks)]
         for level in levels:
             ax.annotate(_brief(marks[level]), (place, level), (3, 3), textcoords="offset points", fontsize=7)
     ax.set_xticks(range(len(columns)), [name for _, name in columns], rotation=12, ha="right", fontsize=8)
     ax.set_yticks([])
     ax.grid(visible=False)
     ax.spines[["left", "bottom"]].set_visible(False)
-    ax.set_title(f"colour: {first}, dark is low; bold: best; number: trial" if first else "number: trial", fontsize=8)
+    ax.set_title(f"colour: {first}, dark is low; bold: best" if first else "", fontsize=8)
     return drawing
 
 

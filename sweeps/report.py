@@ -39,7 +39,7 @@ def write_sweep_report(
         The trials.
     """
     folder = Path(folder)
-    trials = read_trials(folder)
+    trials: list[Trial] = read_trials(folder)
     names = list(metrics) or list(dict.fromkeys(name for trial in trials for name in trial.metrics))[:_MOST]
     wanted = {name: metrics.get(name, "minimize") for name in objectives}
     _replace(folder / RESULTS, results_csv(trials))

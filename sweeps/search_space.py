@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-
-from rlhf_lightning.errors import UserError
 
 
 def split_overrides(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
     """What is searched, by key, and the overrides that are the same in every trial; the last of a key counts.
 
-    ``a,b`` and ``choice(a, b)`` are categories, ``range(1, 9, 2)`` its numbers, ``interval(0.1, 1)`` real numbers,
-    ``int(interval(1, 9))`` whole ones; ``tag(log, interval(...))`` is uniform in the logarithm.
-
-    Raises:
-        UserError: a ``glob``.
+    ``a,b``, ``choice(a, b)`` and what ``glob`` finds are categories, ``range(1, 9, 2)`` its numbers,
+    ``interval(0.1, 1)`` real numbers, ``int(interval(1, 9))`` whole ones; ``tag(log, interval(...))`` is uniform in
+    the logarithm.
     """
     space: dict[str, BaseDistribution] = {}
     fixed: dict[str, str] = {}
@@ -36,17 +33,16 @@ def distribution(override: Override) -> BaseDistribution:
     """The distribution of one sweep override."""
     value = override.value()
     if override.is_choice_sweep():
-        return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+        words: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+        return CategoricalDistribution(words)
     if isinstance(value, RangeSweep):
         numbers = sorted(value.range())
         if all(isinstance(number, int) for number in numbers) and len(numbers) > 1:
             return IntDistribution(int(numbers[0]), int(numbers[-1]), step=int(numbers[1] - numbers[0]))
         return CategoricalDistribution(numbers)
-    if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
-        log = "log" in value.tags
-        if isinstance(value.start, int) and isinstance(value.end, int):
-            return IntDistribution(value.start, value.end, log=log)
-        return FloatDistribution(float(value.start), float(value.end), log=log)
-    raise UserError(
-        f"{override.input_line}: Optuna searches choices (a,b), range(...) and interval(...); list what a glob finds"
-    )
+    assert isinstance(value, IntervalSweep), override.input_line  # there is no other kind
+    low, high, log = value.start, value.end, "log" in value.tags
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    assert low is not None and high is not None
+    return FloatDistribution(float(low), float(high), log=log)

@@ -63,15 +63,14 @@ class SharedStudy:
         if not space and suggest is None:
             raise UserError("nothing is searched: give hydra.sweeper.params, or KEY=interval(...) on the command line")
         self.space, self.suggest, self.sampler, self.n_trials = dict(space), suggest, sampler, n_trials
+        wished: Any = list(directions)  # Optuna checks the words
         self.locks = _beside(storage, folder) / name
         self.locks.mkdir(parents=True, exist_ok=True)
         self.held: dict[int, IO[str]] = {}
         if self._is(optuna.samplers.GridSampler):
             self.n_trials = min(n_trials, math.prod(len(values) for values in self._grid().values()))
         with self._alone():  # two processes that make the tables at once would fail
-            self.study = optuna.create_study(
-                study_name=name, storage=storage, directions=list(directions), load_if_exists=True
-            )
+            self.study = optuna.create_study(study_name=name, storage=storage, directions=wished, load_if_exists=True)
         stored = [direction.name.lower() for direction in self.study.directions]
         if stored != list(directions):
             raise UserError(

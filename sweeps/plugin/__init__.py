@@ -6,7 +6,7 @@ It ships as ``hydra_plugins.rlhf_lightning``, where Hydra looks for plug-ins, an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class OptunaSweeper(Sweeper):
         self.n_trials = n_trials
         self.n_jobs = n_jobs
         self.max_failure_rate = max_failure_rate
-        self.params = params or {}
+        self.params: Mapping[Any, Any] = params or {}
         self.custom_search_space = custom_search_space
         self.launcher: Launcher
         self.context: HydraContext
@@ -83,7 +83,7 @@ class OptunaSweeper(Sweeper):
         from rlhf_lightning.sweeps.search_space import split_overrides
         from rlhf_lightning.sweeps.study import SharedStudy
 
-        texts = [f"{key}={value}" for key, value in self.params.items()] + arguments
+        texts = [f"{key!s}={value!s}" for key, value in self.params.items()] + arguments
         parser = OverridesParser.create(config_loader=self.context.config_loader)
         space, fixed = split_overrides(parser.parse_overrides(texts))
         custom = None if self.custom_search_space is None else get_method(self.custom_search_space)
@@ -131,4 +131,5 @@ class OptunaSweeper(Sweeper):
         except Exception as error:
             log.error("trial %d failed: %s: %s", number, type(error).__name__, error)
             values = None
-        return study.tell(number, values if isinstance(values, Sequence) else [values])
+        fine: bool = study.tell(number, values if isinstance(values, Sequence) else [values])
+        return fine

@@ -38,7 +38,7 @@ def test_a_study_killed_after_three_trials_ends_with_the_asked_number(tmp_path: 
         time.sleep(0.05)
     first.kill()
     first.communicate()
-    assert [line for line in lines(tmp_path / "ends.txt")] == ["0", "1", "2"]
+    assert lines(tmp_path / "ends.txt") == ["0", "1", "2"]
     again = start(tmp_path, "hydra.sweeper.n_trials=8")
     output = again.communicate(timeout=100)[0]
     assert again.returncode == 0, output
