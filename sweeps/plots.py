@@ -128,11 +128,11 @@ def _number(text: str | None) -> float | None:
 
 def _lines(trials: Sequence[Trial], key: str) -> dict[str, list[Trial]]:
     """Trials by the varied parameters other than ``key``."""
-    keys = [other for other in varied(list(trials)) if other != key]
+    keys = varied(list(trials))
     found: dict[str, list[Trial]] = {}
     for trial in trials:
         given = trial.parameters()
-        name = ", ".join(f"{short(other, keys)}={_brief(given.get(other, ''))}" for other in keys)
+        name = ", ".join(f"{short(other, keys)}={_brief(given.get(other, ''))}" for other in keys if other != key)
         found.setdefault(name, []).append(trial)
     return found
 

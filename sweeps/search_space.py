@@ -31,7 +31,7 @@ def split_overrides(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistri
 
 def distribution(override: Override) -> BaseDistribution:
     """The distribution of one sweep override."""
-    value = override.value()
+    value: Any = override.value()  # of an interval, int(...) makes the ends whole
     if override.is_choice_sweep():
         words: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
         return CategoricalDistribution(words)
@@ -44,5 +44,4 @@ def distribution(override: Override) -> BaseDistribution:
     low, high, log = value.start, value.end, "log" in value.tags
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
-    assert low is not None and high is not None
     return FloatDistribution(float(low), float(high), log=log)
