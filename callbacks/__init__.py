@@ -6,6 +6,7 @@ from rlhf_lightning.callbacks.data_card import DataCard
 from rlhf_lightning.callbacks.huggingface_export import HuggingFaceExport
 from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint
 from rlhf_lightning.callbacks.kl_early_stop import KLEarlyStop
+from rlhf_lightning.callbacks.optuna_pruning import OptunaPruning
 from rlhf_lightning.callbacks.policy_ema import PolicyEMA
 from rlhf_lightning.callbacks.policy_evaluation import PolicyEvaluation
 from rlhf_lightning.callbacks.progress_bar import TrainingProgressBar
@@ -21,6 +22,7 @@ __all__ = [
     "HuggingFaceExport",
     "IterationCheckpoint",
     "KLEarlyStop",
+    "OptunaPruning",
     "PolicyEMA",
     "PolicyEvaluation",
     "RolloutMetrics",

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra_plugins.rlhf_lightning import OptunaSweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,6 +56,17 @@ def _keep(error: Exception) -> None:
     _failures.append(error)
 
 
+def keep_failure(error: Exception) -> None:
+    """What :func:`run_script` says at its end, and why its exit code is 1; nothing where no script runs."""
+    if _script and not _failures:
+        _failures.append(error)
+
+
+def runs_script() -> bool:
+    """Whether this process is a console script, whose command Lightning can give to the processes that it starts."""
+    return bool(_script)
+
+
 def environment_of_user() -> dict[str, str]:
     """The environment without what :func:`run_script` has set, for a command that reports its errors by itself."""
     hidden = TRACEBACK if _script and not _script["asked"] else None
@@ -84,6 +97,7 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
     os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
     _failures.clear()
     _script["asked"] = asked
+    Plugins.instance().register(OptunaSweeper)  # in an editable install Hydra does not find it by itself
     try:
         app()
         if _failures:
@@ -153,8 +167,11 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return one_line(cause, most=None)
-    if "hydra/launcher/submitit" in str(error):
-        return "hydra/launcher needs submitit: pip install rlhf-lightning[submitit]"
+    for name in ("submitit", "joblib", "ray"):
+        if f"hydra/launcher/{name}" in str(error):
+            return f"hydra/launcher needs {name}: pip install rlhf-lightning[{name}]"
+    if any(isinstance(cause, ModuleNotFoundError) and cause.name == "optuna" for cause in _causes(error)):
+        return "hydra/sweeper=optuna needs optuna: pip install rlhf-lightning[optuna]"
     reason = composition_reason("\n".join(str(cause) for cause in _causes(error)), config_name)
     if reason is not None:
         return reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import fcntl
 import json
 import logging
 import os
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -20,12 +22,13 @@ from rich.console import Console
 from rlhf_lightning.arguments import check_arguments, nearest
 from rlhf_lightning.cli import command_line, reported, require_values, run_script
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.evaluation import write_claims
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
 from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
-from rlhf_lightning.separate_run import check_one_node, has_processes, train_separately
+from rlhf_lightning.seeds import run_seeds
+from rlhf_lightning.separate_run import METRICS, check_one_node, has_processes, train_separately
 from rlhf_lightning.train import check_combination, quieten, train_stage
+from rlhf_lightning.trials import run_trial
 
 log = logging.getLogger(__name__)
 console = Console()
@@ -36,8 +39,9 @@ def run_pipeline(config: DictConfig) -> Path:
     """Run the steps of ``config.steps`` that are not done yet, then write the report; returns the report's path
     (without a step `evaluate`, the folder).
 
-    Each step has a folder of its own, ``run_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
-    that was stopped goes on from its newest checkpoint.
+    Each step has a folder of its own, ``base_dir/steps/NAME-HASH``, and is done when ``step.json`` is there. A step
+    that was stopped goes on from its newest checkpoint; one that another process is at is waited for. The metrics of
+    all steps are written to ``run_dir/metrics.json``.
 
     Raises:
         UserError: what :func:`~rlhf_lightning.train.train_stage` or a step raises; a value that is missing.
@@ -50,6 +54,7 @@ def run_pipeline(config: DictConfig) -> Path:
     training: dict[str, dict[str, Any]] = {}
     folds: dict[str, Any] = {}
     data: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, float] = {}
     require_values(config)
     check_arguments(config.steps, "steps.")
     for key in ("order", "skip"):
@@ -70,13 +75,7 @@ def run_pipeline(config: DictConfig) -> Path:
         step = config.steps[name]
         check_inputs(config, name)
         folder = step_folder(config, name)
-        done = _read(folder / DONE)
-        if done is None:
-            console.print(f"[bold]{name}[/bold]")
-            done = run_step(step, folder)
-            console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
-        else:
-            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
+        done = _done(name, step, folder)
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
@@ -86,10 +85,14 @@ def run_pipeline(config: DictConfig) -> Path:
             result = done["metrics"]
         if name == "folds":
             folds = {"labeler_folds": done["metrics"]}
+        metrics |= flat_metrics(name, done["metrics"])
         with open_dict(config.outputs):
             config.outputs[name] = str(folder / "model" if "module" in step else folder)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / METRICS).write_text(json.dumps(metrics, indent=1))
     if not result:
-        console.print(f"No step evaluated the models: there is no report. Steps: {run_dir / 'steps'}", soft_wrap=True)
+        steps = Path(config.base_dir) / "steps"
+        console.print(f"No step evaluated the models: there is no report. Steps: {steps}", soft_wrap=True)
         return run_dir
     report = (
         result
@@ -111,31 +114,6 @@ def run_pipeline(config: DictConfig) -> Path:
     write_report(report, run_dir, curves=curves)
     print_table(report, run_dir)
     return run_dir / "report.md"
-
-
-def run_seeds(config: DictConfig) -> Path:
-    """The whole pipeline for each of ``config.seeds``, in ``run_dir/seed-N``, and the table of the paper's claims over
-    all of them; returns the table's path.
-
-    Raises:
-        UserError: a seed that is given twice or is no whole number, and what :func:`run_pipeline` raises.
-    """
-    seeds = list(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"seeds={seeds} must be different whole numbers, such as [0,1,2]")
-    folders = {}
-    for seed in seeds:
-        console.rule(f"seed {seed}")
-        one = copy.deepcopy(config)
-        one.seed, one.seeds, one.run_dir = seed, None, str(Path(config.run_dir) / f"seed-{seed}")
-        report = run_pipeline(one)
-        if report.suffix == ".md":
-            folders[seed] = report.parent
-    if not folders:
-        return Path(config.run_dir)
-    page = write_claims(folders, config.run_dir, command=command_line("rlhf-pipeline"))
-    console.print(f"Claims: {page}", soft_wrap=True)
-    return page
 
 
 def say_steps(config: DictConfig) -> None:
@@ -196,8 +174,37 @@ def step_folder(config: DictConfig, name: str) -> Path:
     code = TRAINING_CODE if "module" in config.steps[name] else (*TRAINING_CODE, "evaluation")
     assert isinstance(resolved, dict)
     # Keys of a config are texts.
-    digest = step_hash(resolved, Path(config.run_dir), code=code)  # type: ignore[arg-type]
-    return Path(config.run_dir) / "steps" / f"{name}-{digest}"
+    digest = step_hash(resolved, Path(config.base_dir), code=code)  # type: ignore[arg-type]
+    return Path(config.base_dir) / "steps" / f"{name}-{digest}"
+
+
+def flat_metrics(name: str, found: dict[str, Any]) -> dict[str, float]:
+    """The numbers that a step left, each by one name: ``STEP/METRIC``, of an evaluation ``MODEL/METRIC`` and
+    ``reward_model/METRIC``."""
+    nodes = {name: found}
+    if "models" in found:
+        nodes = {**found["models"], "reward_model": found.get("reward_model") or {}}
+    return {
+        f"{node}/{metric}": float(value)
+        for node, values in nodes.items()
+        for metric, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _done(name: str, step: DictConfig, folder: Path) -> dict[str, Any]:
+    """What a step left, after it has run if it had not; trials of a sweep that run at once share its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        done = _read(folder / DONE)
+        if done is not None:
+            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
+            return done
+        console.print(f"[bold]{name}[/bold]")
+        done = run_step(step, folder)
+        console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
+        return done
 
 
 def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
@@ -246,10 +253,20 @@ def _shown(metrics: dict[str, Any]) -> str:
 @reported
 def _app(config: DictConfig) -> Any:
     quieten()
-    if config.seeds is None:
-        run_pipeline(config)
-    else:
-        run_seeds(config)
+    if config.seeds is not None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError(f"seeds={list(config.seeds)} in a sweep: sweep over seed instead, seed=0,1,2")
+        run_seeds(config, run_pipeline)
+        return None
+    return run_trial(_run, config)
+
+
+def _run(config: DictConfig) -> dict[str, float]:
+    run_pipeline(config)
+    if config.dry_run:
+        return {}
+    metrics: dict[str, float] = json.loads((Path(config.run_dir) / METRICS).read_text())
+    return metrics
 
 
 def main() -> None:

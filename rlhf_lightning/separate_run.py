@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_lightning.cli import environment_of_user
+from rlhf_lightning.cli import environment_of_user, runs_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules.checkpoints import REQUEUE
 
@@ -107,9 +107,10 @@ def check_job(resume: str | None) -> None:
         )
 
 
-def in_local_job() -> bool:
-    """Whether this process is a job that submitit runs on this machine, whose command is not ``rlhf-train``."""
-    return os.environ.get(SUBMITIT) == "local"
+def in_foreign_job() -> bool:
+    """Whether this process is a launcher's, whose command is not ``rlhf-train``, and that starts its processes itself:
+    a job that submitit runs on this machine, or a worker of joblib."""
+    return os.environ[SUBMITIT] == "local" if SUBMITIT in os.environ else not runs_script()
 
 
 def _literal(node: Any) -> Any:

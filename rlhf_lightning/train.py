@@ -29,9 +29,10 @@ from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
 from rlhf_lightning.modules.effects import without_effect
 from rlhf_lightning.modules.run_plan import plan_lines
-from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_local_job, train_separately
+from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_foreign_job, train_separately
 from rlhf_lightning.sizes import check_sizes
 from rlhf_lightning.suggestions import WHOLE_PIPELINE
+from rlhf_lightning.trials import run_trial
 
 log = logging.getLogger(__name__)
 
@@ -249,16 +250,20 @@ def _app(config: DictConfig) -> Any:
     check_experiment()
     require_values(config)
     warn_of_idle_options(config)
-    check_job(config.resume)
     if config.get("dry_run"):
         train_stage(config)
         return None
-    metrics = train_separately(config, "the run") if in_local_job() and has_processes(config) else train_stage(config)
+    return run_trial(_train, config)
+
+
+def _train(config: DictConfig) -> dict[str, float]:
+    check_job(config.resume)
+    metrics = train_separately(config, "the run") if in_foreign_job() and has_processes(config) else train_stage(config)
     shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
     if rank() == 0:
         log.info("finished: %s", shown)
         log.info("model folder: %s", Path(config.run_dir) / "model")
-    return metrics.get("val/loss")
+    return metrics
 
 
 def main() -> None:

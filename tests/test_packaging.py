@@ -13,7 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
-MAPPED = {"rlhf_lightning.conf": "conf", "rlhf_lightning.callbacks": "callbacks", "rlhf_lightning.sweeps": "sweeps"}
+MAPPED = {
+    "rlhf_lightning.conf": "conf",
+    "rlhf_lightning.callbacks": "callbacks",
+    "rlhf_lightning.sweeps": "sweeps",
+    "hydra_plugins.rlhf_lightning": "sweeps/plugin",
+}
 
 
 def folder_of(package: str) -> Path:
