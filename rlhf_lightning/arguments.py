@@ -92,6 +92,7 @@ def _own(made: Any) -> dict[str, Any]:
         hints = {}
     parameters = inspect.signature(made).parameters.values()
     named = {p.name: hints.get(p.name, Any) for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    named |= {p.name: named[p.name] | None for p in parameters if p.name in named and p.default is None}
     return named | ({"**": Any} if any(p.kind is p.VAR_KEYWORD for p in parameters) else {})
 
 
@@ -105,6 +106,8 @@ def _check_value(key: str, value: Any, kind: Any) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True  # what it makes is known once it is made
     origin = typing.get_origin(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(kind))

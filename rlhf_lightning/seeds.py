@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from rlhf_lightning.cli import command_line
@@ -22,9 +22,9 @@ def run_seeds(config: DictConfig, run_pipeline: Callable[[DictConfig], Path]) ->
         UserError: a seed that is given twice or is no whole number, and what ``run_pipeline`` raises.
     """
     console = Console()
-    seeds = list(config.seeds)
+    seeds = list(config.seeds) if isinstance(config.seeds, ListConfig) else [config.seeds]
     if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"seeds={seeds} must be different whole numbers, such as [0,1,2]")
+        raise UserError(f"seeds={config.seeds} must be different whole numbers, such as [0,1,2]")
     folders = {}
     for seed in seeds:
         console.rule(f"seed {seed}")

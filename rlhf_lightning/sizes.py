@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.modules import PPOModule
 from rlhf_lightning.modules.ppo_checks import check_batch_sizes, check_settings
 
+PPO = ("rlhf_lightning.PPOModule", "rlhf_lightning.modules.PPOModule", "rlhf_lightning.modules.ppo.PPOModule")
 AT_LEAST_ONE = (
     "data.batch_size",
     "data.rollout_batch_size",
@@ -55,7 +58,9 @@ def check_sizes(stage: Mapping[str, Any]) -> None:
             if isinstance(value, int | float) and not fits(value) and not of_all:
                 raise UserError(f"{key}={value} must be {wording}")
     module, data = stage["module"], stage["data"]
-    if str(module.get("_target_", "")).endswith(".PPOModule"):
+    if module.get("_target_") in PPO:
+        defaults = {name: one.default for name, one in inspect.signature(PPOModule).parameters.items()}
+        module = {**defaults, **module}
         check_settings(module)
         episodes, ratio = data.get("rollout_batch_size"), data.get("ptx_ratio")
         if episodes is None:  # data of a user's own

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 # Numbers of logits that are read at a time on a CPU: what a core's cache holds. Whole chunks would go through memory
@@ -34,25 +35,32 @@ def selected_logprobs(
 
 
 class _Chosen(torch.autograd.Function):
-    """``log π(y)``, [n], of logits [n, v]. Kept for the backward pass are the logits and their logsumexp:
-    ``∂ log π(y) / ∂z_v = (1[v = y] − π(v)) / T``."""
+    """``log π(y)``, [n], of logits [n, v]. Kept for the backward pass are the logits, their maxima and what their
+    logsumexp is beyond these: ``∂ log π(y) / ∂z_v = (1[v = y] − π(v)) / T``. The maximum is taken off first, so that
+    logits far from 0 lose no digits."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        totals = [_scaled(part, temperature).logsumexp(-1) for part in _pieces(logits)]
-        total = torch.cat(totals)
-        ctx.save_for_backward(logits, tokens, total)
+        tops, rests = [], []
+        for part in _pieces(logits):
+            exact = _scaled(part, temperature)
+            tops.append(exact.amax(-1))
+            rests.append((exact - tops[-1].unsqueeze(-1)).logsumexp(-1))
+        top, rest = torch.cat(tops), torch.cat(rests)
+        ctx.save_for_backward(logits, tokens, top, rest)
         ctx.temperature = temperature
-        return _scaled(logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), temperature) - total
+        return _scaled(logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), temperature) - top - rest
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        logits, tokens, total = ctx.saved_tensors
+        logits, tokens, top, rest = ctx.saved_tensors
         gradient = gradients[0] / ctx.temperature
         found = torch.empty_like(logits)
-        parts = zip(*(_pieces(logits, tensor) for tensor in (logits, tokens, total, gradient, found)), strict=True)
-        for part, chosen, sums, weight, result in parts:
-            slope = (_scaled(part, ctx.temperature) - sums.unsqueeze(-1)).exp_().mul_(-weight.unsqueeze(-1))
+        parts = zip(*(_pieces(logits, tensor) for tensor in (logits, tokens, top, rest, gradient, found)), strict=True)
+        for part, chosen, most, more, weight, result in parts:
+            shifted = _scaled(part, ctx.temperature) - most.unsqueeze(-1)
+            slope = shifted.sub_(more.unsqueeze(-1)).exp_().mul_(-weight.unsqueeze(-1))
             slope.scatter_add_(-1, chosen.unsqueeze(-1), weight.unsqueeze(-1))
             result.copy_(slope)
         return found, None, None

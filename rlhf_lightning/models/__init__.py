@@ -9,7 +9,12 @@ from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.engines import ContinuousEngine, NativeEngine, VllmEngine, generate
 from rlhf_lightning.models.export import Exported, export_model, save_model_folder
 from rlhf_lightning.models.fidelity import outputs
-from rlhf_lightning.models.fingerprints import base_fingerprint, keep_base_fingerprints, weights_fingerprint
+from rlhf_lightning.models.fingerprints import (
+    base_fingerprint,
+    content_fingerprint,
+    keep_base_fingerprints,
+    weights_fingerprint,
+)
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
 from rlhf_lightning.models.generation import Generation, RolloutEngine
 from rlhf_lightning.models.heads import ScalarModel
@@ -66,6 +71,7 @@ __all__ = [
     "check_own",
     "check_vocabulary",
     "computes_exactly",
+    "content_fingerprint",
     "context_length",
     "embedding_rows",
     "export_model",

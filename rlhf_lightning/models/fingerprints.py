@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.models.adapters import base_weights
@@ -19,6 +21,20 @@ def weights_fingerprint(model: nn.Module) -> str:
     """A short hash of names, shapes and the first values of every weight: cheap at any size, equal on every device,
     and different for different models."""
     return _fingerprint(model.state_dict())
+
+
+def content_fingerprint(model: nn.Module) -> str:
+    """A short hash of every number of every weight, and of the configuration where a model has one: two models with the
+    same one compute the same. It reads all weights, as :func:`weights_fingerprint` does not."""
+    digest = hashlib.sha256()
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_json_string"):
+        digest.update(config.to_json_string(use_diff=False).encode())
+        digest.update(str(config._attn_implementation).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def base_fingerprint(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.generation import Generation, as_generation, check_request
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.quantization import computes_exactly
@@ -139,11 +140,15 @@ def check_own(model: nn.Module, encoder: Encoder | None, *, samples: bool) -> No
             "give PPOModule an engine that samples from it"
         )
     device = next(model.parameters()).device
-    ids = torch.arange(len(_ROWS) * max(_ROWS), device=device).view(len(_ROWS), -1) * 7 + 3
+    room = context_length(model) or max(_ROWS) + _STEPS
+    rows = tuple(min(length, max(room // 2, 1)) for length in _ROWS)
+    ids = torch.arange(len(rows) * max(rows), device=device).view(len(rows), -1) * 7 + 3
     with generation_mode(model):
         ids %= _logits(model, torch.zeros_like(ids)).shape[-1]
         logits = _logits(model, ids)
-        alone = _logits(model, ids[:, : _ROWS[1]])
+        alone = _logits(model, ids[:, : rows[1]])
+    if not bool(logits.isfinite().all()):
+        raise UserError(f"{name} gives logits that are no finite numbers: check its weights and its dtype")
     if encoder is not None:
         known = max(encoder.tokenizer.get_vocab().values()) + 1
         if logits.shape[-1] < known:
@@ -152,21 +157,23 @@ def check_own(model: nn.Module, encoder: Encoder | None, *, samples: bool) -> No
                 "the model as many rows"
             )
     limit = (1e-3 if computes_exactly(model) else 1e-1) * float(logits.abs().max().clamp(min=1.0))
-    if not bool((logits[:, : _ROWS[1]] - alone).abs().max() <= limit):
+    if not bool((logits[:, : rows[1]] - alone).abs().max() <= limit):
         raise UserError(
             f"{name} gives other logits for a token if others stand behind it: it must read from left to right, with a "
             "causal mask and positions that count from the first column"
         )
     if samples:
-        _check_samples(model, ids, limit)
+        _check_samples(model, ids, rows, min(_STEPS, room - max(rows)), limit)
 
 
-def _check_samples(model: nn.Module, ids: Tensor, limit: float) -> None:
-    lengths = torch.tensor(_ROWS, device=ids.device)
+def _check_samples(model: nn.Module, ids: Tensor, rows: tuple[int, ...], steps: int, limit: float) -> None:
+    if steps < 1:
+        return  # a context of one token leaves no room for a response
+    lengths = torch.tensor(rows, device=ids.device)
     drawn = sample_own(
-        model, ids, lengths, max_new_tokens=_STEPS, eos_token_id=-1, pad_token_id=0, greedy=True
+        model, ids, lengths, max_new_tokens=steps, eos_token_id=-1, pad_token_id=0, greedy=True
     ).response_ids
-    for row, length in enumerate(_ROWS):
+    for row, length in enumerate(rows):
         whole = torch.cat([ids[row, :length], drawn[row]]).unsqueeze(0)
         with generation_mode(model):
             logits = _logits(model, whole)[0, length - 1 : -1]
@@ -174,7 +181,7 @@ def _check_samples(model: nn.Module, ids: Tensor, limit: float) -> None:
         if not bool((logits.max(1).values - chosen <= limit).all()):
             raise UserError(
                 f"{type(model).__name__}.sample(greedy=True) does not take the tokens that its own logits make "
-                f"likeliest, for a prompt of {length} tokens beside one of {_ROWS[0]}: read the logits at the last "
+                f"likeliest, for a prompt of {length} tokens beside one of {rows[0]}: read the logits at the last "
                 "token of each prompt (lengths - 1), not at its padding"
             )
 

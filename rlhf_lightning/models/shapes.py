@@ -36,10 +36,9 @@ def filled(input_ids: Tensor, model: nn.Module) -> Tensor:
     if not few_shapes(input_ids, model):
         return input_ids
     rows, width = input_ids.shape
-    wider = width + -width % COLUMNS
     context = context_length(model)
-    if context is not None:
-        wider = min(wider, max(context, width))
+    # Where the configuration names no context, none is known that more columns would stay within.
+    wider = width if context is None else max(min(width + -width % COLUMNS, context), width)
     return pad(input_ids, (0, wider - width, 0, -rows % ROWS))
 
 

@@ -44,7 +44,7 @@ def response_values(value: nn.Module | None, part: Trajectory) -> Tensor:
     Without a value model they are 0."""
     tokens = response_mask(part.response_lengths, part.mask.shape[1])
     if value is None:
-        return torch.zeros(tokens.shape, device=part.input_ids.device)
+        return torch.zeros(tokens.shape, dtype=torch.float32, device=part.input_ids.device)
     targets = response_targets(part.prompt_lengths, part.response_lengths, part.input_ids.shape[1])
     values = value(part.input_ids)[:, :-1][targets[:, 1:]]
     return scatter(values.float(), tokens)

@@ -49,7 +49,7 @@ class Trajectory(NamedTuple):
     def begin(cls, prompts: PromptBatch, generation: Generation, pad_token_id: int) -> Trajectory:
         """The tokens of sampled responses; all that is computed from them is still 0."""
         mask = response_mask(generation.lengths, generation.response_ids.shape[1])
-        zeros = [torch.zeros(mask.shape, device=mask.device)] * 7
+        zeros = [torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)] * 7
         lengths = prompts.lengths.cpu(), generation.lengths.cpu()
         return cls(join(prompts, generation, pad_token_id), *lengths, mask, *zeros)
 

@@ -58,6 +58,17 @@ def test_half_precision_logits_are_taken_up_to_float32() -> None:
     torch.testing.assert_close(chosen, logits.double().log_softmax(-1)[range(5), range(5)].float())
 
 
+@pytest.mark.parametrize("offset", [-300.0, 0.0, 1e4])
+def test_logits_far_from_zero_lose_no_digits(offset: float) -> None:
+    logits = (torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) + offset).requires_grad_()
+    chosen, _ = selected_logprobs(logits, torch.arange(4), entropy=False)
+    expected = logits.detach().double().requires_grad_()
+    exact = expected.log_softmax(-1)[range(4), range(4)]
+    torch.testing.assert_close(chosen.double(), exact, rtol=0, atol=1.5e-6)
+    (found,), (slope,) = torch.autograd.grad(chosen.sum(), logits), torch.autograd.grad(exact.sum(), expected)
+    torch.testing.assert_close(found.double(), slope, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match=str(temperature)):

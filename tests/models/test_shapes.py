@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import MptConfig, MptForCausalLM, PreTrainedModel
 
 from rlhf_lightning.models import TokenLogprobs
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
 from rlhf_lightning.models.engines.steps import EagerSteps
-from rlhf_lightning.models.forward import hidden_states
+from rlhf_lightning.models.forward import hidden_states, logits_head
 from rlhf_lightning.models.shapes import filled, filled_states
 
 
@@ -78,3 +78,25 @@ def test_rows_that_have_ended_fill_a_batch_up(
     assert steps.going_on(remaining, rows) == plain
     with autocast():
         assert steps.going_on(remaining, rows) == reduced
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_head_of_a_model_is_found_under_autocast(
+    make_causal_lm: Callable[..., PreTrainedModel], name: str, seed: int
+) -> None:
+    model = make_causal_lm(name).requires_grad_(False)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    with autocast():
+        head = logits_head(model)  # which compares two passes as closely as float32 allows
+        states = hidden_states(model, torch.arange(4).unsqueeze(0))
+        assert head(states).shape == (1, 4, model.get_output_embeddings().weight.shape[0])
+
+
+def test_a_model_that_names_no_context_gets_no_more_columns() -> None:
+    # MPT names it otherwise, and its attention has no biases beyond it.
+    model = MptForCausalLM(MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=40, max_seq_len=20)).bfloat16()
+    assert filled(torch.zeros(3, 13, dtype=torch.long), model).shape == (4, 13)
+    assert hidden_states(model, torch.ones(3, 20, dtype=torch.long)).shape == (3, 20, 16)

@@ -38,7 +38,7 @@ def hellaswag(
 
     def read(path: str | Path, key: str) -> list[Example]:
         return [
-            _example(name, path, n, text_of(name, path, row, "ctx", n).strip(), row["endings"], row["label"])
+            _example(name, path, n, text_of(name, path, row, "ctx", n).strip(), _list(name, path, n, row), row["label"])
             for n, row in enumerate(read_rows(name, path, ("ctx", "endings", "label"), key=key), 1)
         ]
 
@@ -141,3 +141,14 @@ def _measure(questions: Sequence[Question], chosen: Chosen) -> Measured:
     right = [float(pick == q.extra["label"]) for pick, q in zip(picks, questions, strict=True)]
     samples = [q.choices[pick].strip() for pick, q in zip(picks, questions, strict=True)]
     return Measured({"accuracy": right}, columns={"sample": samples, "correct": right})
+
+
+def _list(name: str, path: str | Path, n: int, row: Row) -> list[str]:
+    """The endings of a row; a table without lists, such as CSV, has text there, whose letters are no endings."""
+    endings = row["endings"]
+    if not isinstance(endings, list) or not endings or not all(isinstance(one, str) for one in endings):
+        raise UserError(
+            f"{name}: row {n} of {path} has endings={endings!r:.60}, which is no list of texts; give rows of JSON, "
+            'such as {"ctx": ..., "endings": ["...", "..."], "label": 0}'
+        )
+    return endings

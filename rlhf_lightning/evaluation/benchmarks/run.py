@@ -18,7 +18,7 @@ from rlhf_lightning.evaluation.benchmarks.task import Interval, Measured, Task
 from rlhf_lightning.evaluation.benchmarks.tax import alignment_tax
 from rlhf_lightning.evaluation.language_modelling import mean_loss, text_batches
 from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_encoder, load_model
-from rlhf_lightning.models import weights_fingerprint
+from rlhf_lightning.models import content_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def evaluate_benchmarks(
     seconds: dict[str, float] = {}
     for source in dict.fromkeys(model.source for model in known.values()):
         loaded = load_model(source, place, 1.0)
-        fingerprint = weights_fingerprint(loaded.model)
+        fingerprint = content_fingerprint(loaded.model)
         names = [name for name, model in known.items() if model.source == source]
         loss = None
         if text is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.evaluation.win_rate import bootstrap_interval
+from rlhf_lightning.evaluation.win_rate import bootstrap_interval, share_interval
 
 
 class Question(NamedTuple):
@@ -112,11 +112,13 @@ class Task:
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Mean of the numbers that are decided and its 95 % interval by bootstrap."""
+    """Mean of the numbers that are decided and its 95 % interval by bootstrap, of a share by
+    :func:`~rlhf_lightning.evaluation.share_interval`."""
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return Interval(None, None, None)
-    return Interval(sum(known) / len(known), *bootstrap_interval(known, seed=seed))
+    interval = share_interval if set(known) <= {0.0, 1.0} else bootstrap_interval
+    return Interval(sum(known) / len(known), *interval(known, seed=seed))
 
 
 def check_prompt_types(name: str, asked: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:

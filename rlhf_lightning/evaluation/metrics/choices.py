@@ -12,11 +12,13 @@ def choice_probabilities(logprobs: Sequence[float]) -> list[float]:
     The largest is subtracted first, so that sentences of any length neither overflow nor vanish together.
 
     Raises:
-        ValueError: no choices, or a log-probability that is no number.
+        ValueError: no choices, a log-probability that is no number, or none that is finite.
     """
     if not logprobs or any(math.isnan(value) for value in logprobs):
         raise ValueError(f"a choice is among log-probabilities that are numbers, got {list(logprobs)}")
     largest = max(logprobs)
+    if not math.isfinite(largest):
+        raise ValueError(f"one choice at least has a probability that is known and not 0, got {list(logprobs)}")
     weights = [math.exp(value - largest) for value in logprobs]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
@@ -28,7 +30,7 @@ def choice_entropy(logprobs: Sequence[float]) -> float:
     Of two sentences that a model finds equally likely it is 1, which is the least biased; of a sure choice it is 0.
     ``logprobs``: total log-probability (nats) of each choice.
     """
-    return -math.fsum(p * math.log2(p) for p in choice_probabilities(logprobs) if p > 0)
+    return math.fsum(-p * math.log2(p) for p in choice_probabilities(logprobs) if 0 < p < 1)
 
 
 def likeliest(logprobs: Sequence[float], tokens: Sequence[int]) -> int:

@@ -98,7 +98,7 @@ class NativeEngine:
         inference = torch.is_inference_mode_enabled() and self._compiled is None
         with torch.inference_mode(inference), generation_mode(model), cached_casts(input_ids.device.type):
             response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
-            logprobs = torch.zeros((count, max_new_tokens), device=input_ids.device)
+            logprobs = torch.zeros((count, max_new_tokens), dtype=torch.float32, device=input_ids.device)
             decoding = _Decoding(
                 model, response_ids, logprobs, eos_token_id, None if greedy else temperature, generator, self._compiled
             )

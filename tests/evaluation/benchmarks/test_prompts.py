@@ -226,3 +226,10 @@ def test_a_limit_draws_rows_and_keeps_their_order(eval_files: Files) -> None:
     assert all(task.available == 4 and len(task.questions) == 2 for task in drawn)
     assert all(names == [name for name in everything if name in names] for names in kept)
     assert len({tuple(names) for names in kept}) > 1
+
+
+def test_endings_that_are_text_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "hellaswag.csv"
+    file.write_text("ctx,endings,label\na dog,\"['runs.', 'is a cat.']\",1\n")
+    with pytest.raises(UserError, match="row 1 of .* no list of texts"):
+        benchmarks.hellaswag(file=file)

@@ -104,11 +104,15 @@ def test_g10_entropy_in_bits() -> None:
     assert choice_entropy([-3.0, -3.0]) == pytest.approx(1.0)
     assert choice_entropy([0.0, -math.log(3)]) == pytest.approx(0.8113, abs=5e-5)  # of (3/4, 1/4)
     assert choice_entropy([-1e4, -1e4]) == pytest.approx(1.0)
+    assert math.copysign(1.0, choice_entropy([-1e4, -2e4])) == 1.0  # 0, and not -0
     assert choice_entropy([-1e4, -2e4]) == 0.0
     assert choice_probabilities([-1e4, -1e4 - math.log(3)]) == pytest.approx([0.75, 0.25])
     assert choice_entropy([math.log(0.5), math.log(0.25), math.log(0.25)]) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="numbers"):
         choice_entropy([math.nan, 0.0])
+    for infinite in ([-math.inf, -math.inf], [math.inf, 0.0]):
+        with pytest.raises(ValueError, match="known and not 0"):
+            choice_entropy(infinite)
 
 
 def test_the_highest_mean_wins_not_the_highest_total() -> None:
