@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.evaluation import cross_validate_labelers
 from rlhf_lightning.models import RewardModelScorer
@@ -33,13 +32,22 @@ def cross_validate_stage(
     """
 
     def train(file: Path, folder: Path) -> RewardModelScorer:
-        one = copy.deepcopy(stage)
-        with open_dict(one):
-            one.data.train, one.data.validation = str(file), None
-            one.run_dir, one.resume = str(folder), "auto"
+        # Its paths were resolved when this function was called.
+        one = OmegaConf.create(_moved(OmegaConf.to_container(stage, resolve=True), str(stage.run_dir), str(folder)))
+        one.data.train, one.data.validation, one.resume = str(file), None, "auto"
         train_stage(one)
         return RewardModelScorer(name=str(folder / "model"))
 
     return cross_validate_labelers(
         comparisons, train, out=out, groups=groups, validation_share=validation_share, seed=seed
     )
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """The same with every path in the folder ``old`` in ``new`` instead."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    inside = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
+    return new + node.removeprefix(old) if inside else node

@@ -54,6 +54,7 @@ def test_a_study_killed_after_three_trials_ends_with_the_asked_number(tmp_path: 
     assert all(trial.value == pytest.approx((trial.params["x"] - 1) ** 2) for trial in trials)
 
 
+@pytest.mark.slow  # half a minute for two processes that share two cores
 def test_two_processes_on_one_study_never_run_the_same_trial(tmp_path: Path) -> None:
     both = [start(tmp_path, "seconds=0.15", "hydra.sweeper.n_trials=16", "fail=[5]") for _ in range(2)]
     for process in both:
