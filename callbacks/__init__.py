@@ -2,6 +2,7 @@
 
 from rlhf_lightning.callbacks.adaptive_kl import AdaptiveKLController
 from rlhf_lightning.callbacks.collapse_alarm import CollapseAlarm
+from rlhf_lightning.callbacks.compiled_passes import CompiledPasses
 from rlhf_lightning.callbacks.data_card import DataCard
 from rlhf_lightning.callbacks.huggingface_export import HuggingFaceExport
 from rlhf_lightning.callbacks.iteration_checkpoint import IterationCheckpoint
@@ -18,6 +19,7 @@ from rlhf_lightning.modules.checkpoints import newest_checkpoint
 __all__ = [
     "AdaptiveKLController",
     "CollapseAlarm",
+    "CompiledPasses",
     "DataCard",
     "HuggingFaceExport",
     "IterationCheckpoint",

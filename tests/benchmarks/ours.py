@@ -1,7 +1,7 @@
 """A stage of this package as a process that takes turns: ``rlhf-train`` itself, without its reports and checkpoints.
 
-Given a file of settings as JSON: stage, overrides (of the configuration, as on the command line), callback (one of
-``phases.py`` with its arguments), threads.
+Given a file of settings as JSON: stage, overrides (of the configuration, as on the command line), callbacks (one of
+``phases.py`` among them), threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
             config = compose("train", overrides=overrides)
         with open_dict(config):
-            config.callbacks = OmegaConf.create({"measure": settings["callback"]})
+            config.callbacks = OmegaConf.create(settings["callbacks"])
             config.logger = {}
             config.trainer.enable_checkpointing = False
         train_stage(config)

@@ -15,7 +15,10 @@ def stage(
 ) -> Contestant:
     """``rlhf-train stage=kind`` with a callback of ``phases.py``; what was given with --set comes last."""
     settings = {"stage": kind, "dtype": arguments.dtype, "overrides": [*overrides, *arguments.set]}
-    return Contestant(name, sys.executable, "ours.py", settings | {"callback": callback})
+    callbacks = {"measure": callback}
+    if arguments.compile:
+        callbacks["compiled_passes"] = {"_target_": "rlhf_lightning.callbacks.CompiledPasses"}
+    return Contestant(name, sys.executable, "ours.py", settings | {"callbacks": callbacks})
 
 
 def passes(name: str, kind: str, arguments: argparse.Namespace, rows: str, overrides: list[str]) -> Contestant:

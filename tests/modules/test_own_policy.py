@@ -257,6 +257,7 @@ def test_its_context_is_kept(
     [
         ({"roles": "shared"}, "module.roles=shared trains an adapter"),
         ({"engine": NativeEngine(compile=True)}, "set rollout.engine.compile=false"),
+        ({"engine": NativeEngine(attn_implementation="sdpa")}, "set rollout.engine.attn_implementation=null"),
     ],
 )
 def test_what_needs_transformers_says_so(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import StaticCache
 from transformers.cache_utils import StaticLayer
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.compiler import check_compiler, compile_options
 from rlhf_lightning.models.engines.kv_cache import as_attention_reads, can_be_joined, preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
@@ -20,7 +20,6 @@ from rlhf_lightning.models.sharding import is_sharded
 # Every shape is compiled once, for seconds: rows halve down to the smallest number, widths are multiples.
 _FEWEST_ROWS = 8
 _WIDTH = 64
-_SHAPES = 256  # that may be compiled; torch's own limit of 8 counts those of all models
 _INSTEAD = "set rollout.engine.compile=false"
 
 Key = tuple[int, int]
@@ -54,9 +53,7 @@ class Compiled:
 
         if not self.compile:
             return decode
-        options: dict[str, Any] = {"mode": "reduce-overhead"} if device_type == "cuda" else {}
-        if "recompile_limit" in inspect.signature(torch.compile).parameters:
-            options["recompile_limit"] = _SHAPES
+        options = compile_options(**({"mode": "reduce-overhead"} if device_type == "cuda" else {}))
         compiled: Pass = torch.compile(decode, dynamic=False, **options)
         return compiled
 
@@ -86,16 +83,8 @@ class Compiled:
                 f"rollout.engine.compile=true needs layers that keep all tokens, and {type(model).__name__} has some "
                 f"with a sliding window or a state of another kind; {_INSTEAD}"
             )
-        if not self.compile:
-            return
-        try:
-            torch.compile(torch.neg, dynamic=False)(torch.ones(3, device=next(model.parameters()).device))
-        except Exception as error:  # whatever the compiler behind it raises
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"rollout.engine.compile=true: torch.compile does not work here ({reason}); it needs a C++ compiler "
-                f"(g++, or the one that CXX names), on a GPU also Triton; or {_INSTEAD}"
-            ) from error
+        if self.compile:
+            check_compiler(next(model.parameters()).device, key="rollout.engine.compile=true", instead=_INSTEAD)
 
 
 class _OneTypeLayer(StaticLayer):  # type: ignore[no-untyped-call]  # transformers' own has no types

@@ -14,6 +14,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.engines.agreement import check_agreement
+from rlhf_lightning.models.engines.attention import attending
 from rlhf_lightning.models.generation import (
     INSTEAD,
     Generation,
@@ -87,7 +88,7 @@ class ContinuousEngine:
         )
         (seed,) = draw_seeds(1, generator)
         config = self._config(model, [len(prompt) + max_new_tokens for prompt in prompts], seed)
-        with generation_mode(model), _as_it_was(model), _own_randomness(input_ids.device), _own_garbage():
+        with generation_mode(model), attending(model), _own_randomness(input_ids.device), _own_garbage():
             outputs = _run(model, prompts, generation_config, config)
         drawn = [output.generated_tokens for output in outputs], [output.logprobs for output in outputs]
         ends: dict[str, Any] = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
@@ -165,17 +166,6 @@ def _run(
                 f"module.learning_rate or start from an earlier checkpoint; for other reasons {INSTEAD}"
             )
     return [found[name] for name in names]
-
-
-@contextlib.contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
-    """Give the model its attention back, which continuous batching may change, also after an exception."""
-    before = model.config._attn_implementation
-    try:
-        yield
-    finally:
-        if model.config._attn_implementation != before:
-            model.set_attn_implementation(before)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import sample_tokens
+from rlhf_lightning.models.compiler import uncompiled
 from rlhf_lightning.models.engines.agreement import check_agreement
+from rlhf_lightning.models.engines.attention import attending
 from rlhf_lightning.models.engines.autocast import cached_casts
 from rlhf_lightning.models.engines.compiled import Compiled
 from rlhf_lightning.models.engines.next_logits import NextLogits
@@ -38,27 +42,39 @@ class NativeEngine:
             of which is compiled once. Rows leave when half have ended. For models whose layers keep all tokens.
     """
 
-    def __init__(self, *, batch_size: int | None = None, compile: bool = False) -> None:
+    def __init__(
+        self, *, batch_size: int | None = None, attn_implementation: str | None = None, compile: bool = False
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
         self.batch_size = batch_size
+        self.attn_implementation = attn_implementation
         self._compiled = Compiled() if compile else None
 
     def check(self, model: nn.Module) -> None:
         """It samples from every model that PPO trains; not every one can be compiled.
 
         Raises:
-            UserError: ``compile``, and the model or this machine cannot; a model of one's own that does not sample what
-                its logits say.
+            UserError: ``compile`` or ``attn_implementation``, and the model or this machine cannot; a model of one's
+                own that does not sample what its logits say.
         """
         check_own(model, None, samples=True)
+        own = self.attn_implementation
+        for key, given, off in (("compile", self._compiled, "false"), ("attn_implementation", own, "null")):
+            if given is not None and is_own(model):
+                raise UserError(
+                    f"rollout.engine.{key} is for decoding models of transformers; {type(model).__name__} samples by "
+                    f"itself: set rollout.engine.{key}={off}"
+                )
+        with nullcontext() if own is None else attending(model, own):
+            pass  # refused here if it is not there
+        if own is not None and "flash" not in own:  # which runs on a GPU alone, where the model may not be yet
+            key = f"rollout.engine.attn_implementation={own}"
+            check_agreement(
+                NativeEngine(attn_implementation=own), model, key=key, instead="set it to null or to the model's own"
+            )
         if self._compiled is None:
             return
-        if is_own(model):
-            raise UserError(
-                f"rollout.engine.compile=true decodes models of transformers; {type(model).__name__} samples by "
-                "itself: set rollout.engine.compile=false"
-            )
         self._compiled.check(model)
         # What is compiled is what this would run; the static cache is what some models read otherwise.
         alike = NativeEngine()
@@ -96,7 +112,9 @@ class NativeEngine:
         count = len(input_ids)
         # A validation's inference mode would have every shape compiled a second time.
         inference = torch.is_inference_mode_enabled() and self._compiled is None
-        with torch.inference_mode(inference), generation_mode(model), cached_casts(input_ids.device.type):
+        passes = uncompiled() if self._compiled is None else nullcontext()
+        casts, attends = cached_casts(input_ids.device.type), attending(model, self.attn_implementation)
+        with torch.inference_mode(inference), generation_mode(model), casts, attends, passes:
             response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
             logprobs = torch.zeros((count, max_new_tokens), dtype=torch.float32, device=input_ids.device)
             decoding = _Decoding(
