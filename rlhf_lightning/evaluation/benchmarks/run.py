@@ -190,7 +190,7 @@ def _ask(
     seed: int,
 ) -> Answered:
     label = f"{name}: {task.title}, {prompt_type}"
-    found = answer(
+    found: Answered = (task.ask or answer)(
         task,
         prompt_type,
         loaded,
