@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.benchmarks.completion import Example, completion_task
@@ -36,10 +37,9 @@ def hellaswag(
         prompt_types: of "zeroshot", "fewshot".
         name: in the report.
     """
-    return completion_task(
-        name=name, title="HellaSwag", instruction=HELLASWAG, read=partial(hellaswag_examples, name), file=file, shots=shots, num_shots=num_shots,
-        limit=limit, seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy",
-        unit="share of right answers", measure=_measure,
+    return _by_choice(
+        "HellaSwag", HELLASWAG, hellaswag_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
     )  # fmt: skip
 
 
@@ -60,10 +60,9 @@ def rte(
             "entailment", 1 or "not_entailment".
         shots, num_shots, limit, seed, prompt_types, name: as in :func:`hellaswag`.
     """
-    return completion_task(
-        name=name, title="RTE", instruction="", read=partial(rte_examples, name), file=file, shots=shots, num_shots=num_shots, limit=limit,
-        seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy", unit="share of right answers",
-        measure=_measure,
+    return _by_choice(
+        "RTE", "", rte_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
     )  # fmt: skip
 
 
@@ -83,10 +82,16 @@ def sst(
         file: rows with sentence and label: 1 or 0.
         shots, num_shots, limit, seed, prompt_types, name: as in :func:`hellaswag`.
     """
+    return _by_choice(
+        "SST-2", SST, sst_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
+    )  # fmt: skip
+
+
+def _by_choice(title: str, instruction: str, examples: Callable[..., list[Example]], **given: Any) -> Task:
     return completion_task(
-        name=name, title="SST-2", instruction=SST, read=partial(sst_examples, name), file=file, shots=shots, num_shots=num_shots,
-        limit=limit, seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy",
-        unit="share of right answers", measure=_measure,
+        title=title, instruction=instruction, read=partial(examples, given["name"]), max_new_tokens=None,
+        metric="accuracy", unit="share of right answers", measure=_measure, **given,
     )  # fmt: skip
 
 

@@ -111,7 +111,9 @@ def _check_files(called: str, task: str, file: str | Path | None, shots: str | P
 def _load(called: str, task: str, include: str | Path | None, data: Mapping[str, Any], count: int, seed: int) -> Any:
     """The harness's own object of a task, with its documents."""
     with _quiet():
-        manager: Any = _manager(include, task in LOCAL, tuple(sorted(data.items())))
+        manager: Any = _manager(include, False, tuple(sorted(data.items())))
+        if task not in manager.all_tasks and not task.startswith("local_"):
+            manager = _manager(include, True, tuple(sorted(data.items())))
         if task in manager.all_groups or task in manager.all_tags:
             raise UserError(f"benchmarks.{called}.task={task} is a group of tasks: give one of them at a time")
         if task not in manager.all_subtasks:
@@ -139,13 +141,13 @@ def _load(called: str, task: str, include: str | Path | None, data: Mapping[str,
 
 
 @cache
-def _manager(include: str | Path | None, local: bool, data: tuple[tuple[str, Any], ...]) -> Any:
+def _manager(include: str | Path | None, defaults: bool, data: tuple[tuple[str, Any], ...]) -> Any:
+    """Local task files alone, unless ``defaults``: to read all the names of the harness takes seconds."""
     folders = [str(OWN)] if include is None else [str(OWN), str(include)]
     if include is not None and not Path(include).is_dir():
         raise UserError(f"include_path={include} is no folder: give one with task files of lm-evaluation-harness")
-    # The names of the harness itself take seconds to read.
     manager = require("lm_eval.tasks", "lm_eval").TaskManager
-    return manager(include_path=folders, include_defaults=not local, metadata=dict(data))
+    return manager(include_path=folders, include_defaults=defaults, metadata=dict(data))
 
 
 def _asker(called: str, known: Mapping[str, Any], rows: list[int] | None) -> Callable[..., Answered]:
