@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -14,13 +15,27 @@ from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.benchmarks import Task, evaluate_benchmarks, harness, hellaswag, read_samples
 from rlhf_lightning.evaluation.benchmarks.harness.task import LOCAL
-from rlhf_lightning.models import load_causal_lm
+from rlhf_lightning.models import load_causal_lm, save_model_folder
+
+pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 
 ROWS = [
     {"ctx": "a dog", "endings": ["runs.", "is a cat."], "label": 0},
     {"ctx": "who are", "endings": ["you?", "we all are there", "no"], "label": 2},
     {"ctx": "the sea is", "endings": ["big.", "a dog."], "label": 1},
 ]
+
+
+@pytest.fixture(scope="module")
+def folder(causal_lm_folders: dict[str, Path], encoder: Encoder, tmp_path_factory: Any) -> Path:
+    """A model whose context holds the questions whole, and whose choices differ more than those of a fresh one."""
+    model = load_causal_lm(name=str(causal_lm_folders["llama"]))
+    model.config.max_position_embeddings = 2048
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return save_model_folder(model, encoder, tmp_path_factory.mktemp("long") / "model")
 
 
 @pytest.fixture
@@ -50,9 +65,8 @@ def _run(tasks: list[Task], models: dict[str, Any], out: Path) -> dict[str, Any]
 
 
 def test_accuracy_is_that_of_the_model_s_own_logprobs(
-    causal_lm_folders: dict[str, Path], encoder: Encoder, endings: str, tmp_path: Path
+    folder: Path, encoder: Encoder, endings: str, tmp_path: Path
 ) -> None:
-    folder = causal_lm_folders["llama"]
     instruction = "Complete each independent paragraph using common-sense reasoning.\n\n"
     total, by_byte = [], []
     for row in ROWS:
@@ -74,9 +88,8 @@ def test_accuracy_is_that_of_the_model_s_own_logprobs(
 
 
 def test_examples_stand_before_every_question_and_a_prefix_before_them(
-    causal_lm_folders: dict[str, Path], encoder: Encoder, endings: str, tmp_path: Path
+    folder: Path, encoder: Encoder, endings: str, tmp_path: Path
 ) -> None:
-    folder = causal_lm_folders["llama"]
     shots = _written(tmp_path / "shots.jsonl", [{"ctx": "hi", "endings": ["go", "yo."], "label": 1}])
     (tmp_path / "prefix.txt").write_text("solved\n")
     task = harness(task="local_hellaswag", file=endings, shots=shots, num_fewshot=[0, 1], name="h")
@@ -115,7 +128,7 @@ def test_examples_stand_before_every_question_and_a_prefix_before_them(
 
 
 def test_what_was_answered_is_not_asked_again(
-    causal_lm_folders: dict[str, Path], endings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, endings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lm_eval.models.huggingface import HFLM
 
@@ -127,7 +140,7 @@ def test_what_was_answered_is_not_asked_again(
         return original(self, requests, **options)
 
     monkeypatch.setattr(HFLM, "loglikelihood", counted)
-    models = {"base": {"name": str(causal_lm_folders["llama"])}}
+    models = {"base": {"name": str(folder)}}
     first = _run([harness(task="local_hellaswag", file=endings)], models, tmp_path / "out")
     assert asked == [7]
     second = _run([harness(task="local_hellaswag", file=endings)], models, tmp_path / "out")
@@ -147,33 +160,30 @@ def test_what_was_answered_is_not_asked_again(
     assert len(asked) == 3
 
 
-def test_truthful_qa_by_choice(
-    causal_lm_folders: dict[str, Path], encoder: Encoder, eval_files: dict[str, str], tmp_path: Path
-) -> None:
+def test_truthful_qa_by_choice(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     from rlhf_lightning.evaluation.benchmarks.truthful_qa import LINES
 
-    folder = causal_lm_folders["llama"]
-    tasks = [
-        harness(task=f"local_truthful_qa_{kind}", file=eval_files["truthful_qa"], name=kind) for kind in ("mc1", "mc2")
-    ]
+    answers = "a dog.; it is.;", "a cat.; no dog; we are; i sing"
+    with (tmp_path / "tqa.csv").open("w", newline="") as file:
+        rows = [[question, *answers, "it is."] for question in ("what if?", "who is it?")]
+        csv.writer(file).writerows([["Question", "Correct Answers", "Incorrect Answers", "Best Answer"], *rows])
+    tasks = [harness(task=f"local_truthful_qa_{kind}", file=tmp_path / "tqa.csv", name=kind) for kind in ("mc1", "mc2")]
     report = _run(tasks, {"base": {"name": str(folder)}}, tmp_path / "out")["benchmarks"]
     best, mass = [], []
     for question in ("what if?", "who is it?"):
         context = f"{LINES['QA prompt']}Q: {question}\nA:"
-        texts = ["nothing happens", "you eat seeds", "you die", "you grow"]
+        texts = ["a dog.", "it is.", "a cat.", "no dog", "we are", "i sing"]  # of one length, so that none decides all
         logprobs = [_logprob(folder, encoder, context, text) for text in texts]
-        best.append(float(logprobs[0] > max(logprobs[2:])))
+        best.append(float(logprobs[1] > max(logprobs[2:])))
         shares = torch.tensor(logprobs, dtype=torch.float64).exp()
         mass.append(float(shares[:2].sum() / shares.sum()))
     assert report["mc1"]["results"]["0-shot"]["base"]["acc"]["value"] == sum(best) / 2
     assert report["mc2"]["results"]["0-shot"]["base"]["acc"]["value"] == pytest.approx(sum(mass) / 2, abs=1e-4)
 
 
-def test_the_harness_agrees_with_our_own_benchmark(
-    causal_lm_folders: dict[str, Path], endings: str, tmp_path: Path
-) -> None:
+def test_the_harness_agrees_with_our_own_benchmark(folder: Path, endings: str, tmp_path: Path) -> None:
     tasks = [harness(task="local_hellaswag", file=endings, name="theirs"), hellaswag(file=endings, name="ours")]
-    report = _run(tasks, {"base": {"name": str(causal_lm_folders["llama"])}}, tmp_path / "out")
+    report = _run(tasks, {"base": {"name": str(folder)}}, tmp_path / "out")
     kept = []
     for name, cell in (("ours", "zeroshot/base"), ("theirs", "0-shot/base")):
         lines = [json.loads(line) for line in _answers(report, tmp_path / "out", name, cell)]
@@ -186,32 +196,30 @@ def _answers(report: dict[str, Any], out: Path, name: str, cell: str) -> list[st
     return (out / "answers" / f"{report['benchmarks'][name]['answers'][cell]}.jsonl").read_text().splitlines()
 
 
-def test_a_task_file_of_the_user_s_own_and_figures_that_are_no_means(
-    causal_lm_folders: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
+def test_a_task_file_of_the_user_s_own_and_figures_that_are_no_means(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
     data = _written(tmp_path / "data.jsonl", [{"q": "who are", "a": "you"}, {"q": "a dog", "a": "runs and runs"}])
-    (folder / "data.py").write_text(
+    (mine / "data.py").write_text(
         "import datasets, json\n"
         "def rows(file, **_):\n"
         "    return {'test': datasets.Dataset.from_list([json.loads(l) for l in open(file)])}\n"
     )
     common = "custom_dataset: !function data.rows\ntest_split: test\n"
-    (folder / "loss.yaml").write_text(
+    (mine / "loss.yaml").write_text(
         f"task: my_loss\n{common}output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: a\n"
         "metric_list: [{metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}]\n"
     )
-    (folder / "write.yaml").write_text(
+    (mine / "write.yaml").write_text(
         f"task: my_answers\n{common}output_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n"
         "generation_kwargs: {until: ['.'], max_gen_toks: 4}\n"
         "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
     )
     tasks = [
-        harness(task=task, file=data, include_path=folder, limit=limit)
+        harness(task=task, file=data, include_path=mine, limit=limit)
         for task, limit in (("my_loss", None), ("my_answers", 1))
     ]
-    report = _run(tasks, {"base": {"name": str(causal_lm_folders["llama"])}}, tmp_path / "out")
+    report = _run(tasks, {"base": {"name": str(folder)}}, tmp_path / "out")
     loss = report["benchmarks"]["my_loss"]
     figure = loss["results"]["0-shot"]["base"]["word_perplexity"]
     (key,) = loss["answers"].values()

@@ -92,7 +92,7 @@ def harness(
         measure=lambda questions, answers: _measure(one.aggregation(), answers, seed),
         higher_is_better=one.higher_is_better()[headline],
         tax=True,
-        ask=_asker(called, known, rows if len(rows) < len(docs) else None),
+        ask=_asker(called, known, rows if len(rows) < len(docs) else None, seed),
     )
 
 
@@ -150,7 +150,7 @@ def _manager(include: str | Path | None, defaults: bool, data: tuple[tuple[str, 
     return manager(include_path=folders, include_defaults=defaults, metadata=dict(data))
 
 
-def _asker(called: str, known: Mapping[str, Any], rows: list[int] | None) -> Callable[..., Answered]:
+def _asker(called: str, known: Mapping[str, Any], rows: list[int] | None, draw_seed: int) -> Callable[..., Answered]:
     def ask(
         task: Task,
         prompt_type: str,
@@ -177,7 +177,7 @@ def _asker(called: str, known: Mapping[str, Any], rows: list[int] | None) -> Cal
             model = KeptModel(
                 loaded, prefix=prefix, store=store, batch_size=batch_size, seed=seed, depends=depends, label=label
             )
-            harnessed.set_fewshot_seed(seed=seed)  # every model is shown the same examples
+            harnessed.set_fewshot_seed(seed=draw_seed)  # every model is shown the same examples
             found: Any = require("lm_eval").evaluate(
                 lm=model,
                 task_dict={"tasks": {harnessed.task_name: harnessed}, "groups": {}},
