@@ -144,9 +144,11 @@ def _second_opinions(
 ) -> dict[str, Any]:
     own: Callable[..., float] | None = getattr(labeler, "agreement", None)
     counts: Callable[..., list[tuple[int, int]]] | None = getattr(labeler, "agreement_counts", None)
-    agreement = (None if own is None else _number(own(rows, responses)), None)
+    agreement: tuple[float | None, list[float] | None] = (None, None)
     if counts is not None:
         agreement = _share(counts(rows, responses))
+    elif own is not None:
+        agreement = (_number(own(rows, responses)), None)
     if name == "train" and (own is not None or counts is not None):
         return {"label_agreement": agreement[0], "label_agreement_interval": agreement[1]}
     labels = labeler(rows, responses)
