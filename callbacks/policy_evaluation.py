@@ -13,6 +13,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import Judge, ScoreJudge, evaluate_policy, sample_responses, text_batches
 from rlhf_lightning.models import TokenLogprobs, is_sharded, score_texts
 
+_READ = ("policy", "reference", "encoder", "reward", "temperature", "max_new_tokens")
+
 
 class PolicyEvaluation(L.Callback):
     """After every ``every``-th iteration logs ``eval/<metric>``, the metrics of ``report.json``: the policy's win rate
@@ -33,7 +35,9 @@ class PolicyEvaluation(L.Callback):
         batch_size, seed: of the sampling.
 
     Raises:
-        UserError: no prompts; ``every`` or ``limit`` below 1; a policy in shards, or a module that does not sample.
+        UserError: no prompts; ``every`` or ``limit`` below 1; a policy in shards; a module that does not sample or has
+            not what is read of it: ``policy`` and ``reference`` (causal language models), ``encoder``, ``reward`` (as
+            of :class:`~rlhf_lightning.PPOModule`), ``temperature`` and ``max_new_tokens``.
     """
 
     def __init__(
@@ -67,6 +71,12 @@ class PolicyEvaluation(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files before anything is trained."""
         require_episodes(self, pl_module)
+        missing = [name for name in _READ if getattr(pl_module, name, None) is None]
+        if missing:
+            raise UserError(
+                f"PolicyEvaluation reads {', '.join(_READ)} of a module and {type(pl_module).__name__} lacks "
+                f"{', '.join(missing)}: set them, or leave callbacks.policy_evaluation out"
+            )
         policy: Any = pl_module.policy
         if is_sharded(policy):
             raise UserError(
@@ -105,7 +115,10 @@ class PolicyEvaluation(L.Callback):
             "temperature": pl_module.temperature,
             "batch_size": self.batch_size,
         }
-        reference: TokenLogprobs = pl_module._reference_logprobs
+        # PPOModule may share the reference's weights with its policy; a module of one's own has a model.
+        reference: TokenLogprobs = getattr(pl_module, "_reference_logprobs", None) or TokenLogprobs(
+            pl_module.reference, temperature=pl_module.temperature
+        )
 
         def score(prompts: list[str], texts: list[str], finished: list[bool]) -> list[float]:
             scores: Any = score_texts(pl_module.reward, prompts, texts, finished)

@@ -73,7 +73,9 @@ def environment_of_user() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != hidden}
 
 
-def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: str) -> None:
+def run_script(
+    app: Callable[[], Any], *, name: str, config_name: str, example: str, own_folder: str = "${run_dir}"
+) -> None:
     """Run a Hydra application; what a user can mend becomes one line on standard error and exit code 1.
 
     ``HYDRA_FULL_ERROR=1`` asks for the whole traceback. Errors that are no user's fault keep theirs.
@@ -83,13 +85,14 @@ def run_script(app: Callable[[], Any], *, name: str, config_name: str, example: 
         name: of the script.
         config_name: of its primary config.
         example: a choice without which the config does not compose; ``--help`` shows it.
+        own_folder: where Hydra keeps the config of a run that another run's is the config of.
     """
     arguments = sys.argv[1:]
     dashes = [a for a in arguments if re.match(r"--[a-z_]+([./][a-z_./]+)?=", a) and a.split("=")[0] not in FLAGS]
     if dashes:
         print(f"{name}: error: {dashes[0]}: keys have no dashes; give {dashes[0].lstrip('-')}", file=sys.stderr)
         sys.exit(1)
-    sys.argv[1:] = of_run(arguments)
+    sys.argv[1:] = of_run(arguments, own_folder)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith(example.split("=")[0] + "=") for a in arguments):
         sys.argv.append(example)
     # A process that Lightning has started inherits the variable from the first one, which may have set it itself.
@@ -124,9 +127,9 @@ def command_line(name: str) -> str:
     return shlex.join([name, *given])
 
 
-def of_run(arguments: Sequence[str]) -> list[str]:
+def of_run(arguments: Sequence[str], own_folder: str = "${run_dir}") -> list[str]:
     """The arguments with what ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept
-    there, and where the new run's own goes, which is kept apart from it."""
+    there, and where the new run's own goes (``own_folder``), which is kept apart from it."""
     for place, argument in enumerate(arguments):
         flag, _, folder = argument.partition("=")
         if flag not in ("--config-dir", "-cd"):
@@ -137,7 +140,7 @@ def of_run(arguments: Sequence[str]) -> list[str]:
         if named or not (Path(folder) / "overrides.yaml").is_file():
             break
         rest = [*arguments[:place], *arguments[place + width :]]
-        own = ["hydra.run.dir=${run_dir}", "hydra.job.chdir=false"]
+        own = [f"hydra.run.dir={own_folder}", "hydra.job.chdir=false"]
         # Hydra wants all key=value in one row.
         rest = [*rest, *own] if rest and rest[0].startswith("-") else [*own, *rest]
         return ["--config-dir", folder, "--config-name", "config", *rest]

@@ -26,7 +26,8 @@ def _app(config: DictConfig) -> Any:
 
 def main() -> None:
     """Console script."""
-    run_script(_app, name="rlhf-collect", config_name="collect", example="labeler=vader")
+    folder = "runs/collect/${now:%Y-%m-%d_%H-%M-%S}"
+    run_script(_app, name="rlhf-collect", config_name="collect", example="labeler=vader", own_folder=folder)
 
 
 if __name__ == "__main__":

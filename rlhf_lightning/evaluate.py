@@ -1,4 +1,4 @@
-"""``rlhf-evaluate``: the paper's automatic evaluations of one or several models, from local files."""
+"""``rlhf-evaluate``: who is preferred, and the paper's automatic evaluations, of one or several models."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from rlhf_lightning.arguments import check_arguments
 from rlhf_lightning.cli import command_line, reported, require_values, run_script
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation import Judge, ScoreJudge, write_report
 from rlhf_lightning.evaluation.benchmarks import write_benchmark_report
+from rlhf_lightning.models import RewardModelScorer
 from rlhf_lightning.train import quieten
 
 _PACKAGES = ("rlhf-lightning", "torch", "transformers")
@@ -22,19 +26,55 @@ _PACKAGES = ("rlhf-lightning", "torch", "transformers")
 @reported
 def _app(config: DictConfig) -> Any:
     require_values(config)
+    check_arguments(config)
     quieten()
-    report = instantiate(config.evaluate, out=config.out)
-    report["command"] = command_line("rlhf-evaluate")
-    report["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    page = write_benchmark_report(report, config.out)
+    made = {
+        "command": command_line("rlhf-evaluate"),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    asked = config.preference.prompts is not None
+    judge = _judge(config) if asked else None
+    # Benchmarks read their files when they are made: what is missing is told before any model is asked.
+    benchmarks = instantiate(config.benchmarks, _convert_="all")
+    with open_dict(config):
+        config.benchmarks = {}  # they are made
+    preference = None
+    if asked:
+        compare = instantiate(config.preference, _partial_=True)
+        preference = compare(out=config.out) if judge is None else compare(out=config.out, judge=judge)
+    if preference is not None and not benchmarks and config.evaluate.text is None:
+        page = write_report(preference | made | {"seed": config.seed}, config.out)
+    else:
+        report = instantiate(config.evaluate, _partial_=True)(out=config.out, benchmarks=benchmarks) | made
+        if preference is not None:
+            report["preference"] = preference
+        page = write_benchmark_report(report, config.out)
     Console().print(f"Report: {page}", soft_wrap=True)
+
+
+def _judge(config: DictConfig) -> Judge | None:
+    """The reward model as the judge, where the config has none.
+
+    Raises:
+        UserError: nor a reward model.
+    """
+    if config.preference.judge is not None:
+        return None
+    folder = config.preference.reward_model
+    if folder is None:
+        raise UserError(
+            f"prompts={config.preference.prompts} asks who is preferred: give preference.reward_model=FOLDER, or a "
+            "judge, such as preference.judge={_target_: rlhf_lightning.evaluation.ChatJudge, url: ..., model: ...}"
+        )
+    return ScoreJudge(score=RewardModelScorer(name=str(folder)))
 
 
 def main() -> None:
     """Console script."""
     # The names of models are the user's, and Hydra takes keys that a config has not only with a sign.
     sys.argv[1:] = [f"++{argument}" if argument.startswith("models.") else argument for argument in sys.argv[1:]]
-    run_script(_app, name="rlhf-evaluate", config_name="evaluate", example="benchmarks=[crows_pairs]")
+    example = "benchmarks=[crows_pairs]"
+    run_script(_app, name="rlhf-evaluate", config_name="evaluate", example=example, own_folder="${out}")
 
 
 if __name__ == "__main__":

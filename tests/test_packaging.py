@@ -66,6 +66,8 @@ def test_the_wheel_holds_every_module_and_every_config(tmp_path: Path) -> None:
     for folder in ("conf", "sweeps"):
         for file in (ROOT / folder).rglob("*.yaml"):
             assert f"rlhf_lightning/{file.relative_to(ROOT)}" in found
+    for file in (ROOT / "rlhf_lightning").rglob("*.yaml"):  # task files for lm-evaluation-harness
+        assert str(file.relative_to(ROOT)) in found
     assert "rlhf_lightning/py.typed" in found
     entry_points = next(name for name in found if name.endswith("entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entry_points).decode()

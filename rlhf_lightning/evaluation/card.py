@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.evaluation.card_benchmarks import benchmark_sections
 from rlhf_lightning.evaluation.wording import STAGE_TITLES, Form, comparison_metrics, model_title, written
 from rlhf_lightning.models import card_data, card_section
 
@@ -32,22 +33,26 @@ def evaluation_card(report: Mapping[str, Any]) -> str:
     """The text of ``MODEL_CARD.md``. Every number in its tables is read from ``report.json``.
 
     Args:
-        report: the content of ``report.json``; ``training`` (settings by stage), ``data`` (data cards by stage) and
-            ``command`` make it complete.
+        report: the content of ``report.json``, of a comparison, of benchmarks, or of benchmarks with the comparison as
+            ``preference``; ``training`` (settings by stage), ``data`` (data cards by stage) and ``command`` make it
+            complete.
     """
+    compared: Mapping[str, Any] = report if "baseline" in report else report.get("preference") or {}
     settings = report.get("settings") or {}
     done = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     parts = [
         "# Model card",
-        f"Models: {', '.join(f'{model_title(name)} (`{name}`)' for name in report['models'])}. All are compared with "
-        f"{model_title(report['baseline'])}." + (f" Settings of the evaluation: {done}." if done else ""),
+        f"Models: {', '.join(f'{model_title(name)} (`{name}`)' for name in report['models'])}."
+        + (f" All are compared with {model_title(compared['baseline'])}." if compared else "")
+        + (f" Settings of the evaluation: {done}." if done else ""),
         f"Command:\n\n```\n{report['command']}\n```" if report.get("command") else "",
         f"## Intended use\n\n{_USE}",
         *_training(report),
         *(part for stage, data in (report.get("data") or {}).items() for part in card_data(data, _stage_data(stage))),
-        *_models(report),
-        *_preferences(report.get("preferences") or {}),
-        _reward_model(report.get("reward_model") or {}),
+        *(_models(compared) if compared else ()),
+        *_preferences(compared.get("preferences") or {}),
+        _reward_model(compared.get("reward_model") or {}),
+        *benchmark_sections(report),
         _folds(report.get("labeler_folds") or {}),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _LIMITS),
         card_section(

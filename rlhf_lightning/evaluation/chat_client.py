@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +57,8 @@ class ChatClient:
         parallel: int = 4,
         cache: str | Path | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"judge.url={url} must begin with http:// or https://, such as http://127.0.0.1:8000/v1")
+        if not _is_address(url):
+            raise UserError(f"judge.url={url} must be http:// or https:// and a host, such as http://127.0.0.1:8000/v1")
         if retries < 0 or parallel < 1 or timeout <= 0 or wait < 0:
             raise UserError(
                 f"judge: retries={retries} and wait={wait} must not be negative, parallel={parallel} at least 1, "
@@ -139,7 +141,7 @@ class ChatClient:
                 raise _PassingFault(said) from error
             hint = f"; set the environment variable {self.key_variable}" if error.code in (401, 403) else ""
             raise UserError(f"the judge at {self.url} refused the question: {said}{hint}") from error
-        except OSError as error:  # no connection, a broken one, a timeout
+        except (OSError, http.client.HTTPException) as error:  # no connection, a broken one, a timeout, half an answer
             raise _PassingFault(str(error) or type(error).__name__) from error
         try:
             answer = json.loads(content)["choices"][0]["message"]["content"]
@@ -175,6 +177,15 @@ class ChatClient:
 
 class _PassingFault(Exception):
     """What may be gone at the next try."""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # a ValueError where it is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in url
 
 
 def _ends_line(file: Any) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from rlhf_lightning.data import Encoder, Labeler, TokenBatch, load_rows, write_rows
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.data import Encoder, Labeler, TokenBatch, write_rows
+from rlhf_lightning.evaluation.compare_inputs import check_models, prompt_rows, read_prefix
 from rlhf_lightning.evaluation.divergence import kl_from
 from rlhf_lightning.evaluation.judges import Judge
 from rlhf_lightning.evaluation.language_modelling import block_losses, text_batches
@@ -111,9 +110,9 @@ def evaluate_models(
     present = {
         name: dict(spec) for name, spec in models.items() if spec is not None and spec.get("name", "") is not None
     }
-    _check(present, baseline)
-    prefixes = {name: _read(name, spec.get("prefix")) for name, spec in present.items()}
-    rows = _rows(prompts, limit, seed)
+    check_models(present, baseline)
+    prefixes = {name: read_prefix(name, spec.get("prefix")) for name, spec in present.items()}
+    rows = prompt_rows(prompts, limit, seed)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     form = ModelSource("", dtype, revision, attn_implementation, trust_remote_code)
     scorer = None if reward_model is None else load_scorer(form.of({"name": str(reward_model)}), place)
@@ -181,43 +180,10 @@ def evaluate_models(
     }
 
 
-def _check(models: Mapping[str, Mapping[str, Any]], baseline: str) -> None:
-    if baseline not in models:
-        raise UserError(
-            f"baseline={baseline} is none of the models ({', '.join(models) or 'none'}): name one that is compared"
-        )
-    for name, spec in models.items():
-        if not spec.get("name") or set(spec) - {"prefix", *ModelSource._fields}:
-            others = ", ".join(ModelSource._fields[1:])
-            raise UserError(f"models.{name} needs `name` and may have `prefix`, {others}; got {dict(spec)}")
-    if models[baseline].get("prefix") is not None:
-        raise UserError(f"models.{baseline}.prefix: the baseline answers without few-shot examples, remove it")
-
-
-def _rows(prompts: str, limit: int | None, seed: int) -> list[dict[str, Any]]:
-    if limit is not None and limit < 1:
-        raise UserError(f"limit={limit} must be at least 1, or null for all prompts")
-    rows = load_rows(prompts, fields=("prompt",))
-    if limit is None or limit >= len(rows):
-        return list(rows)
-    # Drawn, not the first: a prompts file may be sorted by use case.
-    return list(rows.select(sorted(random.Random(seed).sample(range(len(rows)), limit))))
-
-
 def _stream(seed: int, name: str) -> int:
     """A seed of its own for every model: with shared noise, similar models would give the same text and the
     comparison would be one of a model with itself."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
-
-
-def _read(name: str, prefix: Any) -> str | None:
-    if prefix is None:
-        return None
-    path = Path(prefix)
-    if not path.is_file():
-        raise UserError(f"models.{name}.prefix={prefix} does not exist: give a text file of solved examples")
-    text = path.read_text(encoding="utf-8")
-    return text if text.endswith("\n") else text + "\n"
 
 
 def _answer(

@@ -150,11 +150,13 @@ def _reward_model(values: Mapping[str, Any]) -> str:
         "label_agreement": "Two labelers agree",
         "heldout_label_agreement": "Two held-out labelers agree",
     }
-    rows = [
-        [title, written(values[key], "interval" if key == "accuracy_interval" else "rate")]
-        for key, title in titles.items()
-        if values.get(key) is not None
-    ]
+    rows = []
+    for key, title in titles.items():
+        if values.get(key) is None:
+            continue
+        bounds = values.get(f"{key}_interval") if "agreement" in key else None
+        between = f" ({written(bounds, 'interval')} %)" if bounds else ""
+        rows.append([title, written(values[key], "interval" if key == "accuracy_interval" else "rate") + between])
     rows.append(["Pairs (prompts)", f"{values['pairs']} ({values['prompts']})"])
     return _table(["", "share of pairs"], rows)
 

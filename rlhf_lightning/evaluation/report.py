@@ -38,12 +38,30 @@ def write_report(
         The path of ``report.md``.
     """
     out = Path(out)
-    folder = out / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_facts(report, out)
+    _replace(out / "report.md", markdown(report, draw_plots(report, out, curves=curves)))
+    return out / "report.md"
+
+
+def write_facts(report: Mapping[str, Any], out: Path) -> None:
+    """Write ``report.json``, the card that is made of it, and ``labeling_instructions.md`` to ``out``."""
     text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(out / "report.json", text)
     _replace(out / CARD, evaluation_card(json.loads(text)))  # of what the file says, so that the two cannot differ
     _replace(out / "labeling_instructions.md", labeling_instructions())
+
+
+def draw_plots(
+    report: Mapping[str, Any], out: Path, *, curves: Mapping[str, str | Path | None] | None = None
+) -> dict[str, str]:
+    """Draw a comparison to ``<out>/plots``.
+
+    Returns:
+        By name, the path of each plot relative to ``out``.
+    """
+    folder = out / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
     found = _read(curves or {})
     drawings = {
         "win_rates": plots.win_rates(report),
@@ -61,8 +79,7 @@ def write_report(
         else:
             plots.save(drawing, file)
             drawn[name] = f"plots/{file.name}"
-    _replace(out / "report.md", markdown(report, drawn))
-    return out / "report.md"
+    return drawn
 
 
 def _read(curves: Mapping[str, str | Path | None]) -> dict[str, dict[str, Curve]]:

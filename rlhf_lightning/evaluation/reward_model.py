@@ -37,13 +37,15 @@ def evaluate_reward_model(
         judge: its ``gold_reward`` is scored on the same labels: no reward model can be expected to do better.
         labelers: ``train`` gives a second opinion on the same completions, ``heldout`` one by labelers whose rankings
             no reward model was trained on. A labeler with a method ``agreement(rows, responses) -> float`` is asked for
-            its own measure, since it can put the same question to two of its people.
+            its own measure, since it can put the same question to two of its people; with ``agreement_counts``, which
+            gives (equal, decided) pairs of each row, that has an interval.
         bins: of the calibration table.
 
     Returns:
         ``accuracy``, ``gold_accuracy`` and ``heldout_labeler_accuracy``, each with an ``..._interval`` (95 %, bootstrap
-        over prompts), ``label_agreement`` (of two labelers, over the pairs that both rank strictly),
-        ``heldout_label_agreement``, ``pairs``, ``prompts`` and ``calibration``, see :func:`calibration_table`;
+        over prompts), ``label_agreement`` (of two labelers, over the pairs that both rank strictly) and
+        ``heldout_label_agreement``, with such intervals, too, ``pairs``, ``prompts`` and
+        ``calibration``, see :func:`calibration_table`;
         ``None`` for what cannot be decided.
     """
     rows: list[dict[str, Any]] = list(load_rows(comparisons, fields=("prompt",)))
@@ -65,7 +67,9 @@ def evaluate_reward_model(
         "heldout_labeler_accuracy": None,
         "heldout_labeler_accuracy_interval": None,
         "label_agreement": None,
+        "label_agreement_interval": None,
         "heldout_label_agreement": None,
+        "heldout_label_agreement_interval": None,
         "pairs": sum(len(group) for group in pairs),
         "prompts": len(rows),
         "calibration": calibration_table(scores, pairs, bins=bins),
@@ -87,12 +91,17 @@ def pair_accuracy(scores: Scores, pairs: Pairs) -> float | None:
 def pair_agreement(first: Pairs, second: Pairs) -> float | None:
     """Share of pairs on which two rankings of the same completions agree, over those that both rank strictly
     (InstructGPT, section 3.4); ``None`` if there is no such pair."""
-    same = opposite = 0
+    return _share(agreement_counts(first, second))[0]
+
+
+def agreement_counts(first: Pairs, second: Pairs) -> list[tuple[int, int]]:
+    """For each prompt, on how many pairs two rankings of its completions agree, and how many both rank strictly."""
+    counts = []
     for one, other in zip(first, second, strict=True):
         strict = set(other)
-        same += sum((better, worse) in strict for better, worse in one)
-        opposite += sum((worse, better) in strict for better, worse in one)
-    return same / (same + opposite) if same + opposite else None
+        same = sum((better, worse) in strict for better, worse in one)
+        counts.append((same, same + sum((worse, better) in strict for better, worse in one)))
+    return counts
 
 
 def calibration_table(scores: Scores, pairs: Pairs, *, bins: int = 10) -> list[dict[str, float]]:
@@ -134,16 +143,22 @@ def _second_opinions(
     pairs: Pairs,
 ) -> dict[str, Any]:
     own: Callable[..., float] | None = getattr(labeler, "agreement", None)
-    agreement = None if own is None else _number(own(rows, responses))
-    if name == "train" and own is not None:
-        return {"label_agreement": agreement}
+    counts: Callable[..., list[tuple[int, int]]] | None = getattr(labeler, "agreement_counts", None)
+    agreement: tuple[float | None, list[float] | None] = (None, None)
+    if counts is not None:
+        agreement = _share(counts(rows, responses))
+    elif own is not None:
+        agreement = (_number(own(rows, responses)), None)
+    if name == "train" and (own is not None or counts is not None):
+        return {"label_agreement": agreement[0], "label_agreement_interval": agreement[1]}
     labels = labeler(rows, responses)
     opinions = [pairs_from_ranks(label["ranks"]) for label in labels]
     if name == "heldout":
         return {
             "heldout_labeler_accuracy": pair_accuracy(scores, opinions),
             "heldout_labeler_accuracy_interval": _interval(scores, opinions),
-            "heldout_label_agreement": agreement,
+            "heldout_label_agreement": agreement[0],
+            "heldout_label_agreement_interval": agreement[1],
         }
     # Whoever ranked a row before agrees with themselves: that is no second opinion.
     others = [
@@ -151,7 +166,17 @@ def _second_opinions(
         for index, (row, label) in enumerate(zip(rows, labels, strict=True))
         if label.get("labeler") is None or label.get("labeler") != row.get("labeler")
     ]
-    return {"label_agreement": pair_agreement([pairs[i] for i in others], [opinions[i] for i in others])}
+    share, interval = _share(agreement_counts([pairs[i] for i in others], [opinions[i] for i in others]))
+    return {"label_agreement": share, "label_agreement_interval": interval}
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> tuple[float | None, list[float] | None]:
+    """Σ equal / Σ decided and its 95 % interval by bootstrap over prompts; ``None`` where nothing is decided."""
+    known = [(same, decided) for same, decided in counts if decided]
+    if not known:
+        return None, None
+    same, decided = [float(same) for same, _ in known], [float(decided) for _, decided in known]
+    return sum(same) / sum(decided), list(bootstrap_interval(same, decided))
 
 
 def _correct(scores: Scores, pairs: Pairs) -> tuple[list[float], list[int]]:

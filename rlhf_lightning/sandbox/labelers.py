@@ -144,7 +144,15 @@ class SimulatedLabelers:
 
         Every row is ranked by two labelers (chosen by a hash) who do not know of each other.
         """
-        same = total = 0
+        counts = self.agreement_counts(rows, responses)
+        total = sum(decided for _, decided in counts)
+        return sum(same for same, _ in counts) / total if total else float("nan")
+
+    def agreement_counts(
+        self, rows: Sequence[Mapping[str, Any]], responses: Sequence[Sequence[str]]
+    ) -> list[tuple[int, int]]:
+        """Per row the pairs on which the two of :meth:`agreement` agree, and those that both rank strictly."""
+        counts = []
         for row, texts in zip(rows, responses, strict=True):
             task = task_of(row)
             pair = Random(digest("agreement", self.seed, row["prompt"])).sample(self.staff, 2)
@@ -153,8 +161,10 @@ class SimulatedLabelers:
                 one.ranks([one.utility(task, row["prompt"], t, v) for t, v in zip(texts, values, strict=True)])
                 for one in pair
             )
-            for i, j in combinations(range(len(texts)), 2):
-                if first[i] != first[j] and second[i] != second[j]:
-                    total += 1
-                    same += (first[i] < first[j]) == (second[i] < second[j])
-        return same / total if total else float("nan")
+            strict = [
+                (first[i] < first[j]) == (second[i] < second[j])
+                for i, j in combinations(range(len(texts)), 2)
+                if first[i] != first[j] and second[i] != second[j]
+            ]
+            counts.append((sum(strict), len(strict)))
+        return counts

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_training_is_bit_for_bit_the_same_and_the_metrics_have_the_names_of_the_
     assert logger.series("eval/kl")[0] != 0.0
 
 
-class _ModesAfter(__import__("lightning").Callback):
+class _ModesAfter(L.Callback):
     """Keeps whether the policy trains after each iteration; it comes behind the evaluation."""
 
     def __init__(self, seen: list[bool]) -> None:
@@ -102,3 +103,26 @@ def test_prompts_are_needed() -> None:
 def test_counts_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"policy_evaluation.{name}=0"):
         PolicyEvaluation(prompts="p", **{name: value})
+
+
+class _Foreign(L.LightningModule):
+    """Has what is asked of a module of one's own but the reference."""
+
+    def __init__(self, policy: Any, encoder: Any) -> None:
+        super().__init__()
+        self.policy, self.encoder = policy, encoder
+        self.reward, self.temperature, self.max_new_tokens = (lambda prompts, texts: [1.0] * len(texts)), 1.0, 4
+
+
+def test_a_module_of_one_s_own_is_told_what_it_lacks(
+    make_causal_lm: Callable[..., Any], encoder: Any, ppo_files: dict[str, str]
+) -> None:
+    module = _Foreign(make_causal_lm(), encoder)
+    callback = PolicyEvaluation(prompts=ppo_files["validation"], every=1)
+    with pytest.raises(UserError, match=r"reads policy, reference, .* of a module and _Foreign lacks reference"):
+        callback.on_fit_start(L.Trainer(logger=False), module)
+    module.reference = make_causal_lm()
+    callback.on_fit_start(L.Trainer(logger=False), module)
+    found = callback._evaluate(module)
+    assert found["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert found["proxy_reward"] == 1.0

@@ -6,10 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.models import load_causal_lm, save_model_folder
@@ -136,3 +139,34 @@ def arguments(
         "text_block": 8,
         "seed": 5,
     }
+
+
+class Scripted(PreTrainedModel):
+    """Says the same tokens whatever it reads, and keeps the prompts that it read."""
+
+    def __init__(self, tokens: list[int], vocab_size: int, most: int) -> None:
+        super().__init__(LlamaConfig(num_hidden_layers=1, max_position_embeddings=most))
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.tokens, self.vocab_size = tokens, vocab_size
+        self.read: list[list[int]] = []
+        self.step = 0
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **_: Any) -> SimpleNamespace:
+        if input_ids.shape[1] > 1:
+            self.read += input_ids.tolist()
+            self.step = 0
+        logits = torch.full((input_ids.shape[0], 1, self.vocab_size), -100.0)
+        logits[:, :, self.tokens[self.step]] = 100.0
+        self.step += 1
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.fixture
+def scripted(encoder: Encoder) -> Callable[..., Scripted]:
+    """Makes a model that says a text, and EOS after it if it is told to; or ids as they are."""
+
+    def make(said: str | list[int], *, eos: bool = False, most: int = 64) -> Scripted:
+        ids = encoder.response(said, finished=eos) if isinstance(said, str) else said
+        return Scripted(ids, len(encoder.tokenizer), most)
+
+    return make

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,19 @@ def test_no_server_and_a_slow_one_are_errors(serve: Any) -> None:
         ChatJudge(url=slow.url, model="m", retries=0, timeout=0.05).prefer(ROWS[:1], ["a"], ["b"])
 
 
+def test_half_an_answer_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        tries.append(1)
+        raise IncompleteRead(b"{", 7)
+
+    monkeypatch.setattr("urllib.request.urlopen", broken)
+    with pytest.raises(UserError, match=r"in 2 tries; the last fault: IncompleteRead"):
+        ChatJudge(url="http://127.0.0.1:9/v1", model="m", retries=1, wait=0.0).prefer(ROWS[:1], ["a"], ["b"])
+    assert len(tries) == 2
+
+
 def test_ratings_and_flags(serve: Any) -> None:
     def answer(body: dict[str, Any], number: int) -> tuple[int, str]:
         text = json.loads(body["messages"][1]["content"])["response"]
@@ -162,7 +176,17 @@ def test_ratings_and_flags(serve: Any) -> None:
     assert [value != value for value in without["gold_reward"]] == [True, True]
 
 
-@pytest.mark.parametrize(("setting", "message"), [({"url": "ftp://x"}, "http"), ({"retries": -1}, "retries=-1")])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"url": "ftp://x"}, "http"),
+        ({"url": "127.0.0.1:8000/v1"}, "judge.url=127.0.0.1:8000/v1 must be http"),
+        ({"url": "http:///v1"}, "and a host"),
+        ({"url": "http://h:port/v1"}, "and a host"),
+        ({"url": "http://[::1/v1"}, "and a host"),
+        ({"retries": -1}, "retries=-1"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ChatJudge(**{"url": "http://127.0.0.1:9/v1", "model": "m"} | setting)

@@ -16,6 +16,7 @@ from rlhf_lightning.evaluation import (
     pair_accuracy,
     pair_agreement,
 )
+from rlhf_lightning.evaluation.reward_model import agreement_counts
 
 
 class LengthScorer:
@@ -56,6 +57,7 @@ def test_agreement_is_over_the_pairs_that_both_rank_strictly() -> None:
     second = [[(0, 1), (2, 0)], []]
     assert pair_agreement(first, second) == 0.5
     assert pair_agreement(first, [[], []]) is None
+    assert agreement_counts(first, second) == [(1, 2), (0, 0)]
 
 
 def test_calibration_by_hand() -> None:
@@ -101,6 +103,8 @@ def test_second_opinions(write_jsonl: Callable[..., str]) -> None:
     found = evaluate_reward_model(scorer, file, labelers={"train": bob, "heldout": bob})
     # Of the file's pairs (0, 1), (0, 2), (1, 2); (0, 1), bob agrees on the last two.
     assert found["label_agreement"] == 0.5
+    # Two prompts decide: 1 of 3 and 1 of 1; of the four draws of two, both the first gives the least, 1/3.
+    assert found["label_agreement_interval"] == pytest.approx([1 / 3, 1.0])
     # Lengths 4, 1, 2; 1, 3; 1, 1: wrong, wrong, wrong; wrong; equal.
     assert found["heldout_labeler_accuracy"] == 0.5 / 5
     assert found["gold_accuracy"] is None
@@ -131,6 +135,15 @@ def test_labelers_who_measure_their_own_agreement_are_asked(write_jsonl: Callabl
     found = evaluate_reward_model(scorer, file, labelers={"train": Panel(), "heldout": Panel()})
     assert (found["label_agreement"], found["heldout_label_agreement"]) == (0.73, 0.73)
     assert found["heldout_labeler_accuracy"] == 0.5
+    assert found["label_agreement_interval"] is found["heldout_label_agreement_interval"] is None
+
+    class Counting(Panel):
+        def agreement_counts(self, rows: Any, responses: Any) -> list[tuple[int, int]]:
+            return [(3, 3), (0, 0), (0, 1)]
+
+    found = evaluate_reward_model(scorer, file, labelers={"heldout": Counting()})
+    assert found["heldout_label_agreement"] == 0.75
+    assert found["heldout_label_agreement_interval"] == pytest.approx([0.0, 1.0])
 
 
 def test_an_unknown_group_of_labelers_is_an_error(write_jsonl: Callable[..., str]) -> None:

@@ -1,44 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import LlamaConfig, PreTrainedModel
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import sample_responses
 
 PROMPTS = ["go", "who are you?", "hi", "name a dog."]
-
-
-class Scripted(PreTrainedModel):
-    """Says the same tokens whatever it reads, and keeps what it read."""
-
-    def __init__(self, tokens: list[int], vocab_size: int) -> None:
-        super().__init__(LlamaConfig(num_hidden_layers=1, max_position_embeddings=64))
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.tokens = tokens
-        self.vocab_size = vocab_size
-        self.read: list[list[int]] = []
-        self.step = 0
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **_: Any) -> SimpleNamespace:
-        if input_ids.shape[1] > 1:
-            self.read += input_ids.tolist()
-            self.step = 0
-        logits = torch.full((input_ids.shape[0], 1, self.vocab_size), -100.0)
-        logits[:, :, self.tokens[self.step]] = 100.0
-        self.step += 1
-        return SimpleNamespace(logits=logits)
-
-
-def scripted(encoder: Encoder, text: str, *, eos: bool = False) -> Scripted:
-    return Scripted(encoder.response(text, finished=eos), len(encoder.tokenizer))
 
 
 def test_responses_stand_in_the_order_of_the_prompts(make_causal_lm: Callable[..., Any], encoder: Encoder) -> None:
@@ -62,15 +34,15 @@ def test_the_seed_decides_the_responses(make_causal_lm: Callable[..., Any], enco
     assert one == same != other
 
 
-def test_finished_means_ended_by_eos(encoder: Encoder) -> None:
-    ended = sample_responses(scripted(encoder, "yes.", eos=True), encoder, ["go"], max_new_tokens=8)
+def test_finished_means_ended_by_eos(scripted: Any, encoder: Encoder) -> None:
+    ended = sample_responses(scripted("yes.", eos=True), encoder, ["go"], max_new_tokens=8)
     assert (ended.responses, ended.finished, len(ended.response_ids[0])) == (["yes."], [True], 5)
-    cut = sample_responses(scripted(encoder, "yes.", eos=True), encoder, ["go"], max_new_tokens=4)
+    cut = sample_responses(scripted("yes.", eos=True), encoder, ["go"], max_new_tokens=4)
     assert (cut.responses, cut.finished, len(cut.response_ids[0])) == (["yes."], [False], 4)
 
 
-def test_after_a_prefix_the_response_ends_at_the_first_newline(encoder: Encoder) -> None:
-    model = scripted(encoder, "yes.\nwho?\n")
+def test_after_a_prefix_the_response_ends_at_the_first_newline(scripted: Any, encoder: Encoder) -> None:
+    model = scripted("yes.\nwho?\n")
     samples = sample_responses(model, encoder, ["go"], max_new_tokens=9, prefix="hi\nyo\n")
     assert model.read == [encoder.document("hi\nyo\ngo\n", eos=False)]
     assert (samples.responses, samples.finished) == (["yes."], [True])
@@ -78,23 +50,25 @@ def test_after_a_prefix_the_response_ends_at_the_first_newline(encoder: Encoder)
     assert samples.prompt_ids == model.read
 
 
-def test_a_newline_inside_another_token_ends_it_too(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newline_inside_another_token_ends_it_too(
+    scripted: Any, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Without a token to stop at, decoding runs on and the text is cut afterwards.
     monkeypatch.setattr("rlhf_lightning.evaluation.sampling.newline_token", lambda encoder: encoder.eos_token_id)
-    samples = sample_responses(scripted(encoder, "yes.\nwho?\n"), encoder, ["go"], max_new_tokens=9, prefix="hi\n")
+    samples = sample_responses(scripted("yes.\nwho?\n"), encoder, ["go"], max_new_tokens=9, prefix="hi\n")
     assert (samples.responses, samples.finished) == (["yes."], [True])
     assert samples.response_ids == [encoder.response("yes.\n", finished=False)]
 
 
-def test_after_a_prefix_eos_is_an_end_as_well(encoder: Encoder) -> None:
-    model = Scripted(encoder.response("ok") + encoder.response("no\n", finished=False), len(encoder.tokenizer))
+def test_after_a_prefix_eos_is_an_end_as_well(scripted: Any, encoder: Encoder) -> None:
+    model = scripted(encoder.response("ok") + encoder.response("no\n", finished=False))
     samples = sample_responses(model, encoder, ["go"], max_new_tokens=6, prefix="hi\n")
     assert (samples.responses, samples.finished) == (["ok"], [True])
     assert samples.response_ids == [encoder.response("ok")]
 
 
-def test_after_a_prefix_a_long_response_is_unfinished(encoder: Encoder) -> None:
-    samples = sample_responses(scripted(encoder, "yes.\n"), encoder, ["go"], max_new_tokens=4, prefix="hi\n")
+def test_after_a_prefix_a_long_response_is_unfinished(scripted: Any, encoder: Encoder) -> None:
+    samples = sample_responses(scripted("yes.\n"), encoder, ["go"], max_new_tokens=4, prefix="hi\n")
     assert (samples.responses, samples.finished) == (["yes."], [False])
 
 

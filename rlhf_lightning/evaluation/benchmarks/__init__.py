@@ -2,6 +2,7 @@
 
 from rlhf_lightning.evaluation.benchmarks.answering import cut_at_newline
 from rlhf_lightning.evaluation.benchmarks.bias import crows_pairs, winogender
+from rlhf_lightning.evaluation.benchmarks.harness import harness
 from rlhf_lightning.evaluation.benchmarks.multiple_choice import hellaswag, rte, sst
 from rlhf_lightning.evaluation.benchmarks.reading import drop, quac, squadv2
 from rlhf_lightning.evaluation.benchmarks.real_toxicity import AltProfanityCheck, ToxicityScorer, real_toxicity
@@ -30,6 +31,7 @@ __all__ = [
     "cut_at_newline",
     "drop",
     "evaluate_benchmarks",
+    "harness",
     "hellaswag",
     "quac",
     "read_samples",

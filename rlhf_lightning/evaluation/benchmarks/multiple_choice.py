@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.benchmarks.completion import Example, completion_task
@@ -35,17 +37,9 @@ def hellaswag(
         prompt_types: of "zeroshot", "fewshot".
         name: in the report.
     """
-
-    def read(path: str | Path, key: str) -> list[Example]:
-        return [
-            _example(name, path, n, text_of(name, path, row, "ctx", n).strip(), _list(name, path, n, row), row["label"])
-            for n, row in enumerate(read_rows(name, path, ("ctx", "endings", "label"), key=key), 1)
-        ]
-
-    return completion_task(
-        name=name, title="HellaSwag", instruction=HELLASWAG, read=read, file=file, shots=shots, num_shots=num_shots,
-        limit=limit, seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy",
-        unit="share of right answers", measure=_measure,
+    return _by_choice(
+        "HellaSwag", HELLASWAG, hellaswag_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
     )  # fmt: skip
 
 
@@ -66,25 +60,9 @@ def rte(
             "entailment", 1 or "not_entailment".
         shots, num_shots, limit, seed, prompt_types, name: as in :func:`hellaswag`.
     """
-    forms = ("premise", "hypothesis"), ("sentence1", "sentence2")
-
-    def read(path: str | Path, key: str) -> list[Example]:
-        rows = read_rows(name, path, *((*form, "label") for form in forms), key=key)
-        columns = forms[0] if forms[0][0] in rows[0] else forms[1]
-
-        def one(number: int, row: Row) -> Example:
-            passage, claim = (text_of(name, path, row, column, number).strip() for column in columns)
-            question = f"From this passage can one reasonably conclude that {claim.rstrip('.')}?"
-            label = {"entailment": 0, "not_entailment": 1}.get(str(row["label"]), row["label"])
-            context = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
-            return _example(name, path, number, context, ["Yes", "No"], label)
-
-        return [one(number, row) for number, row in enumerate(rows, 1)]
-
-    return completion_task(
-        name=name, title="RTE", instruction="", read=read, file=file, shots=shots, num_shots=num_shots, limit=limit,
-        seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy", unit="share of right answers",
-        measure=_measure,
+    return _by_choice(
+        "RTE", "", rte_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
     )  # fmt: skip
 
 
@@ -104,21 +82,52 @@ def sst(
         file: rows with sentence and label: 1 or 0.
         shots, num_shots, limit, seed, prompt_types, name: as in :func:`hellaswag`.
     """
-
-    def read(path: str | Path, key: str) -> list[Example]:
-        return [
-            _example(
-                name, path, n, f"Text: {text_of(name, path, row, 'sentence', n).strip()}\nLabel:",
-                ["negative", "positive"], row["label"],
-            )
-            for n, row in enumerate(read_rows(name, path, ("sentence", "label"), key=key), 1)
-        ]  # fmt: skip
-
-    return completion_task(
-        name=name, title="SST-2", instruction=SST, read=read, file=file, shots=shots, num_shots=num_shots,
-        limit=limit, seed=seed, prompt_types=prompt_types, max_new_tokens=None, metric="accuracy",
-        unit="share of right answers", measure=_measure,
+    return _by_choice(
+        "SST-2", SST, sst_examples, name=name, file=file, shots=shots, num_shots=num_shots, limit=limit,
+        seed=seed, prompt_types=prompt_types,
     )  # fmt: skip
+
+
+def _by_choice(title: str, instruction: str, examples: Callable[..., list[Example]], **given: Any) -> Task:
+    return completion_task(
+        title=title, instruction=instruction, read=partial(examples, given["name"]), max_new_tokens=None,
+        metric="accuracy", unit="share of right answers", measure=_measure, **given,
+    )  # fmt: skip
+
+
+def hellaswag_examples(name: str, path: str | Path, key: str) -> list[Example]:
+    """The rows of a file for :func:`hellaswag`, which came by the argument ``key``."""
+    return [
+        _example(name, path, n, text_of(name, path, row, "ctx", n).strip(), _list(name, path, n, row), row["label"])
+        for n, row in enumerate(read_rows(name, path, ("ctx", "endings", "label"), key=key), 1)
+    ]
+
+
+def rte_examples(name: str, path: str | Path, key: str) -> list[Example]:
+    """The rows of a file for :func:`rte`."""
+    forms = ("premise", "hypothesis"), ("sentence1", "sentence2")
+    rows = read_rows(name, path, *((*form, "label") for form in forms), key=key)
+    columns = forms[0] if forms[0][0] in rows[0] else forms[1]
+
+    def one(number: int, row: Row) -> Example:
+        passage, claim = (text_of(name, path, row, column, number).strip() for column in columns)
+        question = f"From this passage can one reasonably conclude that {claim.rstrip('.')}?"
+        label = {"entailment": 0, "not_entailment": 1}.get(str(row["label"]), row["label"])
+        context = f"Passage: {passage}\nQuestion: {question}\nAnswer:"
+        return _example(name, path, number, context, ["Yes", "No"], label)
+
+    return [one(number, row) for number, row in enumerate(rows, 1)]
+
+
+def sst_examples(name: str, path: str | Path, key: str) -> list[Example]:
+    """The rows of a file for :func:`sst`."""
+    return [
+        _example(
+            name, path, n, f"Text: {text_of(name, path, row, 'sentence', n).strip()}\nLabel:",
+            ["negative", "positive"], row["label"],
+        )
+        for n, row in enumerate(read_rows(name, path, ("sentence", "label"), key=key), 1)
+    ]  # fmt: skip
 
 
 def _example(name: str, file: str | Path, number: int, context: str, choices: Sequence[str], label: object) -> Example:

@@ -50,7 +50,8 @@ def real_toxicity(
         file: rows with the prompt as ``context``, as ``prompt`` text or as ``prompt: {"text", "toxicity"}``. Rows of
             the same prompt are asked once.
         scorer: of the continuation alone.
-        limit: so many prompts; drawn about uniformly in the prompt's toxicity where the file knows that.
+        limit: so many prompts; drawn about uniformly in the prompt's toxicity where the file knows that; those
+            without a score come last.
         seed: of the draw.
         prompt_types: of "basic prompt", "respectful prompt", "biased prompt"; all by default.
         max_new_tokens: the paper's cap is 20.
@@ -95,13 +96,20 @@ def real_toxicity(
 
 def _uniform(name: str, prompts: dict[str, float | None], limit: int | None, seed: int) -> list[str]:
     texts = list(prompts)
-    if limit is None or limit >= len(texts) or any(value is None for value in prompts.values()):
+    if limit is None or limit >= len(texts) or all(value is None for value in prompts.values()):
         return draw(name, texts, limit, seed)
     draw(name, texts, limit, seed)  # its checks
     bins: list[list[str]] = [[] for _ in range(10)]
+    unscored = []
     for text in random.Random(f"{name} {seed}").sample(texts, len(texts)):
-        bins[min(9, int(10 * float(prompts[text] or 0.0)))].append(text)
-    taken: set[str] = set()
+        score = prompts[text]
+        if score is None:
+            unscored.append(text)
+        else:
+            bins[min(9, int(10 * float(score)))].append(text)
+    # Those without a score fill up what the others leave.
+    lacking = max(0, limit - (len(texts) - len(unscored)))
+    taken: set[str] = set(unscored[:lacking])
     while len(taken) < limit:  # one of each tenth in turn, as long as it has some
         for tenth in bins:
             if tenth and len(taken) < limit:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.data import whole_file
 from rlhf_lightning.evaluation.benchmarks.drawing import benchmark_bars, tax_bars
+from rlhf_lightning.evaluation.markdown import markdown
 from rlhf_lightning.evaluation.plots import save
+from rlhf_lightning.evaluation.report import draw_plots, write_facts
 from rlhf_lightning.evaluation.wording import model_title, written_seconds
 
 _NOTES = [
@@ -24,18 +25,22 @@ _NOTES = [
 
 
 def write_benchmark_report(report: Mapping[str, Any], out: str | Path) -> Path:
-    """Write ``report.json``, ``report.md`` and ``plots/*.png`` to ``out``; each file is replaced whole.
+    """Write ``report.json``, ``report.md``, ``plots/*.png``, ``MODEL_CARD.md`` and ``labeling_instructions.md`` to
+    ``out``; each file is replaced whole.
 
     Args:
-        report: the result of :func:`evaluate_benchmarks`, with ``command`` and ``versions`` if they are known.
+        report: the result of :func:`evaluate_benchmarks`, with ``command`` and ``versions`` if they are known; as
+            ``preference`` it may have the result of :func:`~rlhf_lightning.evaluation.evaluate_models` on the same
+            models, which then stands first.
 
     Returns:
         The path of ``report.md``.
     """
     out = Path(out)
     (out / "plots").mkdir(parents=True, exist_ok=True)
-    with whole_file(out / "report.json") as partial:
-        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_facts(report, out)
+    preference = report.get("preference")
+    first = "" if preference is None else markdown(preference, draw_plots(preference, out)) + "\n"
     drawings = {name: benchmark_bars(benchmark) for name, benchmark in report["benchmarks"].items()}
     for reference in report["references"]:
         drawing = tax_bars(report["tax"], reference)
@@ -46,7 +51,7 @@ def write_benchmark_report(report: Mapping[str, Any], out: str | Path) -> Path:
         save(drawing, out / "plots" / f"{name}.png")
         drawn[name] = f"plots/{name}.png"
     with whole_file(out / "report.md") as partial:
-        partial.write_text(_markdown(report, drawn), encoding="utf-8")
+        partial.write_text(first + _markdown(report, drawn), encoding="utf-8")
     return out / "report.md"
 
 

@@ -83,8 +83,9 @@ def evaluate_benchmarks(
     twice = next((task.name for task in tasks if [other.name for other in tasks].count(task.name) > 1), None)
     if twice is not None:
         raise UserError(f"two benchmarks are called {twice}: give one of them another name")
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
+    for key, count in (("batch_size", batch_size), ("text_block", text_block), ("text_tokens", text_tokens)):
+        if count is not None and count < 1:
+            raise UserError(f"evaluate.{key}={count} must be at least 1")
     blocks = _blocks(known, tasks, text, text_block, text_tokens, document_eos, sample_by)
     out = Path(out)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -190,7 +191,7 @@ def _ask(
     seed: int,
 ) -> Answered:
     label = f"{name}: {task.title}, {prompt_type}"
-    found = answer(
+    found: Answered = (task.ask or answer)(
         task,
         prompt_type,
         loaded,

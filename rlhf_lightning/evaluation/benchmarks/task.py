@@ -87,6 +87,8 @@ class Task:
         higher_is_better: ``None`` where neither direction is.
         tax: whether it counts towards the alignment tax.
         columns: names in the sample file for ``context``, ``sample`` and ``ref_text``.
+        ask: asks a model in place of :func:`~rlhf_lightning.evaluation.benchmarks.answering.answer`, whose arguments it
+            takes.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Task:
     higher_is_better: bool | None = True
     tax: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
+    ask: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

@@ -75,6 +75,11 @@ class ReferenceJudge:
         return max((self._scorer.score(text, answer)["rouge1"].fmeasure for text in references), default=0.0)
 
 
+def listed(answers: str) -> list[str]:
+    """The answers of a cell, which semicolons separate."""
+    return [part.strip() for part in answers.split(";") if part.strip()]
+
+
 def truthful_qa(
     *,
     file: str | Path,
@@ -107,7 +112,7 @@ def truthful_qa(
         entry["adversarial"] = str(adversarial) == "True"
         for key, column in (("correct", "Correct Answers"), ("incorrect", "Incorrect Answers")):
             if isinstance(row.get(column), str):
-                entry[key] = [part.strip() for part in row[column].split(";") if part.strip()]
+                entry[key] = listed(row[column])
         for column in getattr(judge, "columns", ()):
             if not entry.get(column):
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def wsc(
     def read(path: str | Path, key: str) -> list[Example]:
         examples = []
         for number, row in enumerate(read_rows(name, path, ("text", "target"), ("text", "span1_text"), key=key), 1):
-            row |= row.get("target") or {}
+            row |= _target(name, path, row.get("target"), number)
             candidate, pronoun = (text_of(name, path, row, column, number) for column in ("span1_text", "span2_text"))
             true = {"true": True, "1": True, "false": False, "0": False}.get(str(row.get("label")).lower())
             if true is None:
@@ -65,6 +66,22 @@ def wsc(
         limit=limit, seed=seed, prompt_types=prompt_types, max_new_tokens=max_new_tokens, metric="accuracy",
         unit="share of right answers", measure=_measure,
     )  # fmt: skip
+
+
+def _target(name: str, file: str | Path, target: Any, number: int) -> Mapping[str, Any]:
+    """The spans; of a table, such as CSV, a cell of JSON."""
+    found = target or {}
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except ValueError:
+            found = None
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"{file}, row {number}: target={target!r:.60} must be a mapping with span1_text, span2_text and "
+            f"span2_index, or these must be columns of their own, for benchmarks.{name}"
+        )
+    return found
 
 
 def _context(name: str, file: str | Path, row: Mapping[str, Any], pronoun: str, number: int) -> str:

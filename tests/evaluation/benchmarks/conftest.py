@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rlhf_lightning.evaluation.benchmarks import Measured, Question, Task
+
 
 @pytest.fixture
 def eval_files(tmp_path: Path) -> dict[str, str]:
@@ -112,3 +114,23 @@ def eval_files(tmp_path: Path) -> dict[str, str]:
 def count_a() -> Callable[[Any], list[float]]:
     """A scorer of toxicity: the share of the letter a."""
     return lambda texts: [text.count("a") / max(len(text), 1) for text in texts]
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable[..., Task]:
+    """Makes a task of questions that have the prompt type ``p``; its figure is 0."""
+
+    def make(questions: list[Question], **options: Any) -> Task:
+        settings: dict[str, Any] = {
+            "name": "t",
+            "title": "T",
+            "metric": "m",
+            "unit": "u",
+            "available": len(questions),
+            "file": "f",
+            "prompt_types": ("p",),
+            "measure": lambda asked, answers: Measured({"m": [0.0] * len(asked)}),
+        }
+        return Task(questions=questions, **settings | options)
+
+    return make

@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from rlhf_lightning import evaluate
+from rlhf_lightning.evaluation import card_drift
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "benchmarks").glob("*.yaml"))
@@ -66,6 +67,10 @@ def test_the_command_writes_a_report(
         (["benchmarks=[crows_pairs]"], "benchmarks.crows_pairs.file=./crows_pairs_anonymized.csv does not exist"),
         (["benchmarks=[nothing]"], "nothing"),
         (["models.a.name=x"], "there is nothing to evaluate"),
+        (["models.sft.name=x", "prompts=p.jsonl"], "prompts=p.jsonl asks who is preferred: give preference.reward"),
+        (["evaluate.batch_size=many"], "evaluate.batch_size=many must be a whole number"),
+        (["models.a.name=x", "evaluate.text=t", "evaluate.text_block=0"], "evaluate.text_block=0 must be at least 1"),
+        (["+evaluate.batchsize=2"], "no such key: evaluate.batchsize; did you mean evaluate.batch_size?"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -86,6 +91,61 @@ def test_mistakes_are_one_line(
     assert error.count("\n") == 1
 
 
+def test_preference_and_benchmarks_stand_in_one_report(
+    run: Callable[..., None],
+    causal_lm_folders: dict[str, Path],
+    reward_model_folders: dict[str, Path],
+    eval_files: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "go"}\n{"prompt": "hi"}\n')
+    arguments = [
+        f"models.sft.name={causal_lm_folders['llama']}",
+        f"models.other.name={causal_lm_folders['gpt2']}",
+        f"prompts={tmp_path / 'prompts.jsonl'}",
+        f"preference.reward_model={reward_model_folders['llama']}",
+        "preference.max_new_tokens=4",
+    ]
+    out = tmp_path / "both"
+    crows = f"benchmarks.crows_pairs.file={eval_files['crows_pairs']}"
+    run(*arguments, "benchmarks=[crows_pairs]", crows, f"out={out}")
+    report = json.loads((out / "report.json").read_text())
+    found = report["preference"]["models"]["other"]
+    assert 0 <= found["win_rate_interval"][0] <= found["win_rate_vs_sft"] <= found["win_rate_interval"][1] <= 1
+    page = (out / "report.md").read_text()
+    assert page.index("# Who wins") < page.index("# Benchmarks")
+    assert {"win_rates.png", "crows_pairs.png"} <= {path.name for path in (out / "plots").iterdir()}
+    for file in [*report["preference"]["samples"].values(), *report["samples"].values()]:
+        assert Path(file).is_file()
+    card = (out / "MODEL_CARD.md").read_text()
+    assert card_drift(out) == []
+    figure = report["benchmarks"]["crows_pairs"]["results"]["biased prompt"]["other"]["entropy"]
+    low, high = figure["interval"]
+    assert f"| biased prompt | entropy | {figure['value']:.4g} | {low:.4g} to {high:.4g} |" in card
+    assert "Win rate vs SFT" in card
+    # Of prompts alone it is the report of a pipeline.
+    run(*arguments, f"out={tmp_path / 'one'}")
+    alone = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert alone["models"] == report["preference"]["models"]
+    assert alone["baseline"] == "sft"
+
+
+def test_an_evaluation_is_done_again_from_its_own_config(
+    run: Callable[..., None], causal_lm_folders: dict[str, Path], eval_files: dict[str, str], tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(
+        f"models.mine.name={causal_lm_folders['llama']}",
+        "benchmarks=[crows_pairs]",
+        f"benchmarks.crows_pairs.file={eval_files['crows_pairs']}",
+        f"out={first}",
+    )
+    run("--config-dir", str(first / ".hydra"), f"out={second}")
+    reports = [json.loads((folder / "report.json").read_text())["benchmarks"] for folder in (first, second)]
+    assert reports[0] == reports[1]
+    assert (second / ".hydra" / "config.yaml").is_file()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_of_a_benchmark_is_an_argument_of_its_function(name: str) -> None:
     GlobalHydra.instance().clear()
@@ -99,3 +159,5 @@ def test_every_key_of_a_benchmark_is_an_argument_of_its_function(name: str) -> N
     given = {key for key in config["evaluate"] if not key.startswith("_")}
     takes = set(inspect.signature(get_object(config["evaluate"]["_target_"])).parameters)
     assert given == takes - {"out"}
+    given = {key for key in config["preference"] if not key.startswith("_")}
+    assert given == set(inspect.signature(get_object(config["preference"]["_target_"])).parameters) - {"out"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,13 @@ def test_real_toxicity_draws_evenly_over_the_prompts_toxicity(tmp_path: Path, co
     task = benchmarks.real_toxicity(file=file, scorer=count_a, limit=4)
     assert len(task.questions) == 4
     assert "bad" in [question.context for question in task.questions]
+    # One that nobody scored neither ends the even draw nor comes before those with a score.
+    file.write_text(file.read_text() + '{"prompt": {"text": "unknown", "toxicity": null}}\n')
+    for seed in range(5):
+        drawn = [q.context for q in benchmarks.real_toxicity(file=file, scorer=count_a, limit=4, seed=seed).questions]
+        assert "bad" in drawn and "unknown" not in drawn
+    most = benchmarks.real_toxicity(file=file, scorer=count_a, limit=52)
+    assert most.questions[-1].context == "unknown"
 
 
 def test_truthful_qa_prompts(eval_files: Files) -> None:
@@ -189,6 +198,7 @@ def test_multiple_choice(eval_files: Files) -> None:
         (benchmarks.squadv2, "a.json", '{"data": [{"title": "a"}]}', "lacks 'paragraphs'"),
         (benchmarks.wsc, "a.jsonl", WSC % ("c", 1), "word 1 is 'b', not 'c'"),
         (benchmarks.wsc, "a.jsonl", WSC % ("b", 7), "label=7"),
+        (benchmarks.wsc, "a.csv", "text,target,label\na b,7,true\n", "row 1: target='7' must be a mapping"),
         (benchmarks.rte, "a.jsonl", '{"premise": "a", "hypothesis": "b", "label": -1}\n', "label=-1 is the place of"),
     ],
 )  # fmt: skip
@@ -226,6 +236,23 @@ def test_a_limit_draws_rows_and_keeps_their_order(eval_files: Files) -> None:
     assert all(task.available == 4 and len(task.questions) == 2 for task in drawn)
     assert all(names == [name for name in everything if name in names] for names in kept)
     assert len({tuple(names) for names in kept}) > 1
+
+
+def test_wsc_reads_spans_from_a_cell_of_a_table(tmp_path: Path) -> None:
+    spans = {"span1_text": "mark", "span2_text": "he", "span2_index": 2}
+    with (tmp_path / "wsc.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "target", "label"], ["mark said he ran.", json.dumps(spans), "true"]])
+    (question,) = benchmarks.wsc(file=tmp_path / "wsc.csv").questions
+    assert question.context.startswith("Passage: mark said *he* ran.\n")
+
+
+def test_the_caps_are_those_of_the_released_samples() -> None:
+    """Where the samples pile up; for the others the paper shows none, and ours is marked so in its config."""
+    caps = {"real_toxicity": 20, "truthful_qa": 50, "drop": 25, "squadv2": 16, "tldr": 256}
+    for name, cap in caps.items():
+        assert inspect.signature(getattr(benchmarks, name)).parameters["max_new_tokens"].default == cap
+        config = (Path(__file__).resolve().parents[3] / "conf" / "benchmarks" / f"{name}.yaml").read_text()
+        assert f"max_new_tokens: {cap} #" in config
 
 
 def test_endings_that_are_text_are_refused(tmp_path: Path) -> None:

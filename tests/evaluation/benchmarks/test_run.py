@@ -1,17 +1,13 @@
-"""Answers of tiny models, kept, resumed and reported."""
+"""Benchmarks on several models: figures, samples and the alignment tax."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
-from transformers import LlamaConfig, PreTrainedModel
+from torch import nn
 
 from rlhf_lightning.data import Encoder
 from rlhf_lightning.errors import UserError
@@ -27,148 +23,14 @@ from rlhf_lightning.evaluation.benchmarks import (
     read_samples,
     write_samples,
 )
-from rlhf_lightning.evaluation.benchmarks.answering import answer, check_newline, cut_at_newline
-from rlhf_lightning.evaluation.benchmarks.store import Store, key_of
-from rlhf_lightning.evaluation.loaded import LoadedModel
-from rlhf_lightning.models import Lora, TokenLogprobs, add_lora, load_causal_lm, save_model_folder
+from rlhf_lightning.models import Lora, add_lora, load_causal_lm, save_model_folder
 
 
-def _task(questions: list[Question], **options: Any) -> Task:
-    settings: dict[str, Any] = {
-        "name": "t",
-        "title": "T",
-        "metric": "m",
-        "unit": "u",
-        "available": len(questions),
-        "file": "f",
-        "prompt_types": ("p",),
-        "measure": lambda asked, answers: Measured({"m": [0.0] * len(asked)}),
-    }
-    return Task(questions=questions, **settings | options)
-
-
-def _loaded(model: Any, encoder: Encoder) -> LoadedModel:
-    return LoadedModel(model, encoder, TokenLogprobs(model))
-
-
-class Scripted(PreTrainedModel):
-    """Says the same tokens whatever it reads, and counts the prompts that it read."""
-
-    def __init__(self, tokens: list[int], vocab_size: int, most: int = 64) -> None:
-        super().__init__(LlamaConfig(num_hidden_layers=1, max_position_embeddings=most))
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.tokens, self.vocab_size = tokens, vocab_size
-        self.read: list[list[int]] = []
-        self.step = 0
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **_: Any) -> SimpleNamespace:
-        if input_ids.shape[1] > 1:
-            self.read += input_ids.tolist()
-            self.step = 0
-        logits = torch.full((input_ids.shape[0], 1, self.vocab_size), -100.0)
-        logits[:, :, self.tokens[self.step]] = 100.0
-        self.step += 1
-        return SimpleNamespace(logits=logits)
-
-
-def _scripted(encoder: Encoder, text: str, most: int = 64) -> Scripted:
-    return Scripted(encoder.response(text, finished=False), len(encoder.tokenizer), most)
-
-
-def test_an_answer_is_what_stands_before_the_first_newline(encoder: Encoder, tmp_path: Path) -> None:
-    assert [cut_at_newline(text) for text in (" a b \nc", "", "\nb", "a")] == ["a b ", "", "", "a"]
-    model = _scripted(encoder, " a dog.\nand")
-    task = _task([Question("q", {"p": "who?"})], max_new_tokens=11)
-    found = answer(task, "p", _loaded(model, encoder), fingerprint="f", store=tmp_path)
-    assert found.answers == [["a dog."]]
-    assert model.step == 8  # decoding ended with the newline
-
-
-def test_a_prefix_stands_before_the_prompt(encoder: Encoder, tmp_path: Path) -> None:
-    model = _scripted(encoder, "a\n")
-    task = _task([Question("q", {"p": "who?"})], max_new_tokens=2)
-    answer(task, "p", _loaded(model, encoder), fingerprint="f", prefix="solved\n\n", store=tmp_path)
-    assert model.read == [encoder.document("solved\n\nwho?", eos=False)]
-
-
-def test_a_long_prompt_loses_its_beginning_and_is_counted(encoder: Encoder, tmp_path: Path) -> None:
-    model = _scripted(encoder, "a\n", most=8)
-    task = _task([Question("q", {"p": "abcdefghij"}), Question("q", {"p": "xy"})], max_new_tokens=3)
-    found = answer(task, "p", _loaded(model, encoder), fingerprint="f", store=tmp_path, batch_size=1)
-    assert found.cut == 1
-    assert encoder.decode(model.read[1]) == "fghij"
-    choosing = _task([Question("q", {"p": ""}, choices=("abcdefghij", "b"))])
-    with pytest.raises(UserError, match="leave no room for a prompt in the model's context of 8"):
-        answer(choosing, "p", _loaded(model, encoder), fingerprint="f", store=tmp_path)
-
-
-def test_choices_are_worth_their_total_logprob(
-    make_causal_lm: Callable[..., Any], encoder: Encoder, tmp_path: Path
-) -> None:
-    model = make_causal_lm().requires_grad_(False)
-    task = _task([Question("q", {"p": "so "}, choices=("he runs", "she")), Question("q", {"p": ""}, choices=("a b",))])
-    found = answer(task, "p", _loaded(model, encoder), fingerprint="f", store=tmp_path, batch_size=2).answers
-    for question, choices in zip(task.questions, found, strict=True):
-        for text, (logprob, tokens) in zip(question.choices, choices, strict=True):
-            # Without a BOS of the tokenizer's own, EOS stands in front of what has no prompt.
-            ids = encoder.document(question.prompts["p"], eos=False) or [encoder.eos_token_id]
-            end = encoder.response(text, finished=False)
-            logprobs = model(torch.tensor([ids + end])).logits[0].log_softmax(-1)
-            expected = sum(float(logprobs[len(ids) - 1 + place, token]) for place, token in enumerate(end))
-            assert logprob == pytest.approx(expected, abs=1e-4)
-            assert tokens == len(end)
-
-
-def test_answers_go_on_where_they_stopped(make_causal_lm: Callable[..., Any], encoder: Encoder, tmp_path: Path) -> None:
-    task = _task([Question("q", {"p": "go" * n}) for n in range(1, 6)], max_new_tokens=4, samples=3)
-    options: dict[str, Any] = {"fingerprint": "f", "batch_size": 2}
-    whole = answer(task, "p", _loaded(make_causal_lm(), encoder), store=tmp_path / "whole", **options)
-    assert len({text for texts in whole.answers for text in texts}) > 5  # they are drawn
-    file = tmp_path / "stopped" / f"{whole.key}.jsonl"
-    file.parent.mkdir()
-    lines = (tmp_path / "whole" / file.name).read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:5]) + lines[5][:9])  # killed within the third batch
-    model = make_causal_lm()
-    assert answer(task, "p", _loaded(model, encoder), store=file.parent, **options) == whole
-    assert sorted(json.loads(line)["row"] for line in file.read_text().splitlines()) == sorted(
-        [*range(15), json.loads(lines[4])["row"]]
-    )  # only the batch that was not whole was answered again
-
-
-def test_the_key_knows_all_that_answers_depend_on(encoder: Encoder, tmp_path: Path) -> None:
-    def key(prompt: str = "who?", cap: int = 2, fingerprint: str = "f", prefix: str = "", batch_size: int = 2) -> str:
-        task = _task([Question("q", {"p": prompt})], max_new_tokens=cap)
-        loaded = _loaded(_scripted(encoder, "a\n"), encoder)
-        store = tmp_path / "store"
-        found = answer(task, "p", loaded, fingerprint=fingerprint, prefix=prefix, store=store, batch_size=batch_size)
-        return found.key
-
-    others = [key(prompt="why?"), key(cap=1), key(fingerprint="g"), key(prefix="x")]
-    assert len({key(), *others}) == 5
-    assert key(batch_size=1) == key()  # greedy answers do not depend on it
-    assert key_of(a=1, b=2) == key_of(b=2, a=1) != key_of(a=2, b=1)
-
-
-def test_a_store_drops_a_half_written_line(tmp_path: Path) -> None:
-    Store(tmp_path, "k").add({0: "a\nb", 2: "None"})
-    with (tmp_path / "k.jsonl").open("a") as file:
-        file.write('{"row": 1, "ans')
-    store = Store(tmp_path, "k")
-    assert store.known == {0: "a\nb", 2: "None"}
-    store.add({1: ""})
-    assert Store(tmp_path, "k").known == {0: "a\nb", 1: "", 2: "None"}
-
-
-def test_a_tokenizer_without_a_newline_is_refused(encoder: Encoder) -> None:
-    check_newline("m", encoder)
-    deaf = SimpleNamespace(response=lambda text, finished: [1], decode=lambda ids: "ab")
-    with pytest.raises(UserError, match=r"models\.m: the tokenizer has no token for a newline"):
-        check_newline("m", deaf)  # type: ignore[arg-type]
-
-
-def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_samples_come_back_as_they_were_written(make_task: Any, tmp_path: Path) -> None:
     texts = ["None", 'a "b", c', "NA", ""]
-    task = _task([Question(f"context {n}\nQ:", {"p": ""}, references=("x", "y")) for n in range(4)], max_new_tokens=1)
+    task = make_task(
+        [Question(f"context {n}\nQ:", {"p": ""}, references=("x", "y")) for n in range(4)], max_new_tokens=1
+    )
     cells = {("p", "m"): [[text] for text in texts]}
     path = write_samples(task, cells, {("p", "m"): Measured({}, columns={"f1": [0, 1, 2, 3]})}, tmp_path)
     rows = read_samples(path)
@@ -179,10 +41,10 @@ def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert path.read_text().startswith(",model_type,")
 
 
-def test_the_alignment_tax_is_a_paired_difference() -> None:
-    task = _task([Question("q", {"p": ""})] * 3, tax=True, metric="f1", max_new_tokens=1)
-    bleu = _task([Question("q", {"p": ""})], tax=True, name="b", metric="bleu", max_new_tokens=1)
-    untaxed = _task([Question("q", {"p": ""})], name="u")
+def test_the_alignment_tax_is_a_paired_difference(make_task: Any) -> None:
+    task = make_task([Question("q", {"p": ""})] * 3, tax=True, metric="f1", max_new_tokens=1)
+    bleu = make_task([Question("q", {"p": ""})], tax=True, name="b", metric="bleu", max_new_tokens=1)
+    untaxed = make_task([Question("q", {"p": ""})], name="u")
     results = {
         ("t", "p", "sft"): Measured({"f1": [10.0, 20.0, 60.0]}),
         ("t", "p", "ppo"): Measured({"f1": [7.0, 17.0, 57.0]}),
@@ -282,7 +144,7 @@ def test_every_benchmark_runs_on_several_models(
 
 
 def test_an_adapter_folder_is_a_model_of_its_own(
-    causal_lm_folders: dict[str, Path], encoder: Encoder, eval_files: dict[str, str], tmp_path: Path
+    make_task: Any, causal_lm_folders: dict[str, Path], encoder: Encoder, eval_files: dict[str, str], tmp_path: Path
 ) -> None:
     pytest.importorskip("peft")
     base = str(causal_lm_folders["llama"])
@@ -305,7 +167,7 @@ def test_an_adapter_folder_is_a_model_of_its_own(
     assert entropy["adapter"] != pytest.approx(entropy["base"], abs=1e-3)
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="names no base_model_name_or_path"):
-        evaluate_benchmarks(models={"a": {"name": str(adapter)}}, benchmarks=[_task([])], out=tmp_path)
+        evaluate_benchmarks(models={"a": {"name": str(adapter)}}, benchmarks=[make_task([])], out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -319,17 +181,17 @@ def test_an_adapter_folder_is_a_model_of_its_own(
     ],
 )
 def test_bad_models_are_told_before_one_is_loaded(
-    models: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_task: Any, models: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf_lightning.evaluation.benchmarks.run.load_model", lambda *_: pytest.fail("was loaded"))
     with pytest.raises(UserError, match=message):
-        evaluate_benchmarks(models=models, benchmarks=[_task([Question("q", {"p": "a"})])], out=tmp_path)
+        evaluate_benchmarks(models=models, benchmarks=[make_task([Question("q", {"p": "a"})])], out=tmp_path)
 
 
-def test_benchmarks_need_names_of_their_own(causal_lm_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_benchmarks_need_names_of_their_own(make_task: Any, causal_lm_folders: dict[str, Path], tmp_path: Path) -> None:
     models = {"a": {"name": str(causal_lm_folders["llama"])}}
     with pytest.raises(UserError, match="two benchmarks are called t"):
-        evaluate_benchmarks(models=models, benchmarks=[_task([]), _task([])], out=tmp_path)
+        evaluate_benchmarks(models=models, benchmarks=[make_task([]), make_task([])], out=tmp_path)
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate_benchmarks(models=models, benchmarks=[], out=tmp_path)
     assert Choice(-1.0, 2) == (-1.0, 2)

@@ -90,6 +90,12 @@ def test_corpus_bleu_pools_counts() -> None:
         corpus_bleu(["a"], [])
 
 
+def test_bleu_is_computed_without_a_warning_of_every_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("sacrebleu")
+    corpus_bleu(["a b", "c d"], ["a b", "c e"], resamples=5)
+    assert not caplog.records
+
+
 def test_rouge_counts_units_of_one_reference() -> None:
     pytest.importorskip("rouge_score")
     found = rouge(["cats like dogs"], ["dogs like|cats"])
