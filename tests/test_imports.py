@@ -64,6 +64,7 @@ def test_nothing_that_is_optional_or_plots_comes_with_the_package() -> None:
             assert not NOT_WANTED & {name.split(".")[0] for name in names}, file
 
 
+@pytest.mark.slow  # lightning and transformers once, ours again for each folder
 def test_every_folder_can_be_the_first_that_is_imported() -> None:
     """Nothing imports the others any more before one of them is asked for."""
     folders = [path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/**/__init__.py")]
