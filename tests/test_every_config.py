@@ -157,14 +157,6 @@ def test_what_experiments_set_for_adapters_composes(option: str) -> None:
     composed("pipeline", [f"experiment={experiment}", f"model/lora={adapter}"])
 
 
-@pytest.mark.parametrize("option", FOUND.get("sweep", []))
-def test_sweeps_compose(option: str) -> None:
-    script, given = header("sweep", option)
-    chosen = [word for word in given if word.partition("=")[0] in ("stage", "experiment", "sweep", "data")]
-    assert f"sweep={option}" in chosen
-    composed(script, chosen)
-
-
 @pytest.mark.parametrize("option", FOUND["sweep"])
 def test_the_trials_of_a_sweep_are_sound(option: str, tmp_path: Path) -> None:
     """Each value of each search space stands in a trial whose config passes the checks that one run's does."""
@@ -172,6 +164,7 @@ def test_the_trials_of_a_sweep_are_sound(option: str, tmp_path: Path) -> None:
     command = HEADER.search(path.read_text().replace("\\\n#", ""))
     assert command
     words = [word for word in command[2].split() if "=" in word and not word.startswith(("run_dir", "hydra."))]
+    assert f"sweep={option}" in words
     given = [f"run_dir={tmp_path}", *words]
     GlobalHydra.instance().clear()
     with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
