@@ -43,6 +43,10 @@ def check_arguments(config: DictConfig, prefix: str = "") -> None:
         UserError: names the key, the value, and the nearest right one.
     """
     node: Any = OmegaConf.to_container(config, resolve=False)
+    if "seed" in node and node["seed"] is None:
+        raise UserError(
+            f"{prefix}seed=null must be a whole number, for the run to be repeated; seed=$RANDOM is another each time"
+        )
     for key, kind in PLAIN.items():
         if key in node:
             _check_value(f"{prefix}{key}", node[key], kind)

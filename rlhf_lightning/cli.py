@@ -7,16 +7,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra_plugins.rlhf_lightning import OptunaSweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_lightning.command import VALUED, of_run
 from rlhf_lightning.errors import UserError, one_line
 from rlhf_lightning.launching import rank
 from rlhf_lightning.suggestions import composition_reason
@@ -25,8 +24,6 @@ TRACEBACK = "HYDRA_FULL_ERROR"
 NEEDED = "<needed>"
 """What stands in an experiment for a value that it needs and its stage does not: ``???`` would not replace a null."""
 MENDABLE = (HydraException, OmegaConfBaseException, UserError)
-
-FLAGS = ("--config-path", "--config-name", "--config-dir", "--package", "--info", "--cfg", "--experimental-rerun")
 
 _failures: list[Exception] = []
 _script: dict[str, bool] = {}  # of this process, while it runs one: whether its user asked for tracebacks
@@ -41,12 +38,20 @@ def reported(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def run(config: DictConfig) -> Any:
         try:
+            _name_folders(config)
             return task(config)
         except MENDABLE as error:
             _keep(error)
             return None
 
     return run
+
+
+def _name_folders(config: DictConfig) -> None:
+    """``run_dir=2024`` is read as a number, and meant as a name."""
+    for key in ("run_dir", "base_dir", "out"):
+        if key in config and not OmegaConf.is_missing(config, key) and type(config[key]) in (int, float):
+            config[key] = str(config[key])
 
 
 def _keep(error: Exception) -> None:
@@ -88,7 +93,7 @@ def run_script(
         own_folder: where Hydra keeps the config of a run that another run's is the config of.
     """
     arguments = sys.argv[1:]
-    dashes = [a for a in arguments if re.match(r"--[a-z_]+([./][a-z_./]+)?=", a) and a.split("=")[0] not in FLAGS]
+    dashes = [a for a in arguments if re.match(r"--[a-z_]+([./][a-z_./]+)?=", a) and a.split("=")[0] not in VALUED]
     if dashes:
         print(f"{name}: error: {dashes[0]}: keys have no dashes; give {dashes[0].lstrip('-')}", file=sys.stderr)
         sys.exit(1)
@@ -100,7 +105,7 @@ def run_script(
     os.environ[TRACEBACK] = "1"  # Hydra then hands its errors on instead of printing them over several lines
     _failures.clear()
     _script["asked"] = asked
-    Plugins.instance().register(OptunaSweeper)  # in an editable install Hydra does not find it by itself
+    _register_sweeper()
     try:
         app()
         if _failures:
@@ -121,30 +126,19 @@ def run_script(
             os.environ.pop(TRACEBACK, None)
 
 
+def _register_sweeper() -> None:
+    """In an editable install Hydra does not find it by itself; in one from before it was there, nothing does."""
+    try:
+        from hydra_plugins.rlhf_lightning import OptunaSweeper
+    except ModuleNotFoundError:
+        return  # who asks for it is told by user_reason
+    Plugins.instance().register(OptunaSweeper)
+
+
 def command_line(name: str) -> str:
     """What was typed to run this script; folders of this machine outside the working folder lose their own names."""
     given = [re.sub(r"(?<=[=:])/(?:[^/\s\]},]+/)+", ".../", argument) for argument in sys.argv[1:]]
     return shlex.join([name, *given])
-
-
-def of_run(arguments: Sequence[str], own_folder: str = "${run_dir}") -> list[str]:
-    """The arguments with what ``--config-dir RUN/.hydra`` leaves to say: the name of the config that Hydra has kept
-    there, and where the new run's own goes (``own_folder``), which is kept apart from it."""
-    for place, argument in enumerate(arguments):
-        flag, _, folder = argument.partition("=")
-        if flag not in ("--config-dir", "-cd"):
-            continue
-        width = 1 if folder else 2
-        folder = folder or next(iter(arguments[place + 1 :]), "")
-        named = any(one.partition("=")[0] in ("--config-name", "-cn") for one in arguments)
-        if named or not (Path(folder) / "overrides.yaml").is_file():
-            break
-        rest = [*arguments[:place], *arguments[place + width :]]
-        own = [f"hydra.run.dir={own_folder}", "hydra.job.chdir=false"]
-        # Hydra wants all key=value in one row.
-        rest = [*rest, *own] if rest and rest[0].startswith("-") else [*own, *rest]
-        return ["--config-dir", folder, "--config-name", "config", *rest]
-    return list(arguments)
 
 
 def require_values(config: DictConfig, prefix: str = "") -> None:
@@ -173,6 +167,8 @@ def user_reason(error: BaseException, config_name: str) -> str | None:
     for name in ("submitit", "joblib", "ray"):
         if f"hydra/launcher/{name}" in str(error):
             return f"hydra/launcher needs {name}: pip install rlhf-lightning[{name}]"
+    if "hydra_plugins.rlhf_lightning" in str(error):
+        return "hydra/sweeper=optuna: the sweeper is not installed; install this version of rlhf-lightning once more"
     if any(isinstance(cause, ModuleNotFoundError) and cause.name == "optuna" for cause in _causes(error)):
         return "hydra/sweeper=optuna needs optuna: pip install rlhf-lightning[optuna]"
     reason = composition_reason("\n".join(str(cause) for cause in _causes(error)), config_name)

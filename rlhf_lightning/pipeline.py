@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +12,6 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
@@ -24,15 +20,15 @@ from rlhf_lightning.cli import command_line, reported, require_values, run_scrip
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.report import write_report
 from rlhf_lightning.evaluation.table import print_table
-from rlhf_lightning.fingerprints import TRAINING_CODE, step_hash, texts
 from rlhf_lightning.seeds import run_seeds
-from rlhf_lightning.separate_run import METRICS, check_one_node, has_processes, train_separately
-from rlhf_lightning.train import check_combination, quieten, train_stage
+from rlhf_lightning.separate_run import METRICS, check_one_node, has_processes
+from rlhf_lightning.sizes import check_sizes
+from rlhf_lightning.steps import DONE, check_inputs, finished_step, read_json, step_folder
+from rlhf_lightning.train import check_combination, quieten
 from rlhf_lightning.trials import run_trial
 
 log = logging.getLogger(__name__)
 console = Console()
-DONE = "step.json"
 
 
 def run_pipeline(config: DictConfig) -> Path:
@@ -75,12 +71,12 @@ def run_pipeline(config: DictConfig) -> Path:
         step = config.steps[name]
         check_inputs(config, name)
         folder = step_folder(config, name)
-        done = _done(name, step, folder)
+        done = finished_step(name, step, folder)
         seconds[name] = done["seconds"]
         if "module" in step:
             curves[name] = folder / "csv" / "metrics.csv"
             training[name] = _settings(step)
-            data[name] = _read(folder / "data.json") or {}
+            data[name] = read_json(folder / "data.json") or {}
         if name == "evaluate":
             result = done["metrics"]
         if name == "folds":
@@ -147,35 +143,11 @@ def check_stages(config: DictConfig) -> None:
             )
         try:
             check_combination(step)
+            check_sizes(OmegaConf.to_container(step, resolve=True))  # type: ignore[arg-type]  # its keys are texts
         except UserError as error:
             raise UserError(f"steps.{name}: {error}") from error
         if has_processes(step):
             check_one_node(f"steps.{name}", step)
-
-
-def check_inputs(config: DictConfig, name: str) -> None:
-    """Refuse a step that reads the output of one that was left out. A model that is not there is only not compared.
-
-    Raises:
-        UserError: names both steps.
-    """
-    step = OmegaConf.to_container(config.steps[name], resolve=False)
-    if isinstance(step, dict):
-        step.pop("models", None)
-    for text in texts(step):
-        for needed in re.findall(r"\$\{outputs\.(\w+)\}", text):
-            if config.outputs.get(needed) is None:
-                raise UserError(f"the step {name} needs the output of {needed}, which is left out; skip both or none")
-
-
-def step_folder(config: DictConfig, name: str) -> Path:
-    """The folder of a step, named by what it depends on."""
-    resolved = OmegaConf.to_container(config.steps[name], resolve=True)
-    code = TRAINING_CODE if "module" in config.steps[name] else (*TRAINING_CODE, "evaluation")
-    assert isinstance(resolved, dict)
-    # Keys of a config are texts.
-    digest = step_hash(resolved, Path(config.base_dir), code=code)  # type: ignore[arg-type]
-    return Path(config.base_dir) / "steps" / f"{name}-{digest}"
 
 
 def flat_metrics(name: str, found: dict[str, Any]) -> dict[str, float]:
@@ -192,47 +164,6 @@ def flat_metrics(name: str, found: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _done(name: str, step: DictConfig, folder: Path) -> dict[str, Any]:
-    """What a step left, after it has run if it had not; trials of a sweep that run at once share its folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        done = _read(folder / DONE)
-        if done is not None:
-            console.print(f"[bold]{name}[/bold] [dim]kept · {folder}[/dim]", soft_wrap=True)
-            return done
-        console.print(f"[bold]{name}[/bold]")
-        done = run_step(step, folder)
-        console.print(f"  {_shown(done['metrics'])} [dim]{done['seconds']:.0f} s · {folder}[/dim]", soft_wrap=True)
-        return done
-
-
-def run_step(step: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run one step in its folder and mark it done. A stage that trains with several processes is a command of its own;
-    everything else happens in this process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    if "module" in step:
-        with open_dict(step):
-            step.run_dir = str(folder)
-            step.resume = "auto"
-        metrics: Any = train_separately(step, folder.name) if has_processes(step) else train_stage(step)
-    else:
-        metrics = instantiate(step, out=folder) or {}
-    done = {"metrics": metrics, "seconds": round(time.perf_counter() - started, 2)}
-    partial = folder / f".{DONE}.partial"
-    partial.write_text(json.dumps(done, indent=1))
-    os.replace(partial, folder / DONE)
-    return done
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
-
-
 def _settings(step: DictConfig) -> dict[str, Any]:
     """The numbers and switches of a stage, for the model card."""
     found: dict[str, Any] = {}
@@ -241,12 +172,6 @@ def _settings(step: DictConfig) -> dict[str, Any]:
         assert isinstance(values, dict)
         found |= {f"{part}.{k!s}": v for k, v in values.items() if isinstance(v, bool | int | float)}
     return found
-
-
-def _shown(metrics: dict[str, Any]) -> str:
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-    wanted = [k for k in numbers if k.startswith("val/") or "/" not in k or k in ("train/loss", "rollout/score")]
-    return " · ".join(f"{name} {numbers[name]:.4g}" for name in sorted(wanted))
 
 
 @hydra.main(version_base="1.3", config_path="pkg://rlhf_lightning.conf", config_name="pipeline")

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lightning.cli import environment_of_user, runs_script
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.modules.checkpoints import REQUEUE
+from rlhf_lightning.parent import start_child
 
 METRICS = "metrics.json"
 """A run's last metrics, in its folder."""
@@ -65,7 +66,7 @@ def train_separately(config: DictConfig, name: str) -> dict[str, float]:
     """Train the stage that ``config`` describes as a command of its own; returns its last metrics.
 
     The command prints to where this process prints. SIGTERM is handed on to it, and this process then leaves with the
-    same code.
+    same code. If this process is killed, the command saves and leaves.
 
     Args:
         config: what :func:`~rlhf_lightning.train.train_stage` takes.
@@ -83,7 +84,7 @@ def train_separately(config: DictConfig, name: str) -> dict[str, float]:
     places: Any = _literal({"run_dir": str(run_dir), "hydra": hydra})
     OmegaConf.save(OmegaConf.create({**own, **places}), folder / "step.yaml")
     command = [sys.executable, "-m", "rlhf_lightning.train", "--config-dir", str(folder), "--config-name", "step"]
-    code = _finished(subprocess.Popen(command, env=_environment()))
+    code = _finished(start_child(command, _environment()))
     if code in (REQUEUE, -signal.SIGTERM):
         raise SystemExit(REQUEUE)
     if code == 130:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.arguments import nearest
+from rlhf_lightning.command import is_override
 from rlhf_lightning.errors import one_line
 
 CONFIGS = "rlhf_lightning.conf"
@@ -53,17 +54,16 @@ def composition_reason(text: str, config_name: str) -> str | None:
         shown = one_line(Exception(text), most=None).split(" Config search path:")[0].split(" Available options")[0]
         return f"{shown}; {hint or 'no option is near'} Available options in '{group}': {' '.join(options)}"
     if override:
-        return _unknown_key(override[1], config_name)
+        inner = re.search(r"Key '([^']+)' is not in struct", text)
+        return _unknown_key(override[1], inner[1] if inner else "", config_name)
     return None
 
 
 def _unreadable() -> str | None:
     """What is wrong with the first argument that is no ``key=value``."""
     parser = OverridesParser.create()
-    for argument in sys.argv[1:]:
-        if argument.startswith("-") or (
-            "=" not in argument and sys.argv[sys.argv.index(argument) - 1].startswith("--")
-        ):
+    for place, argument in enumerate(sys.argv):
+        if place == 0 or not is_override(sys.argv, place):
             continue
         try:
             parser.parse_override(argument)
@@ -88,8 +88,14 @@ def _needed(group: str, text: str) -> str:
     return f"{group} is needed and has no default; give it as {group}=..., one of {shown}"
 
 
-def _unknown_key(key: str, config_name: str) -> str:
-    hint = nearest(key, known_keys(config_name)) or "list the keys with --cfg job"
+def _unknown_key(key: str, inner: str, config_name: str) -> str:
+    known = known_keys(config_name)
+    if key in known:
+        return (
+            f"{key}={{...}} is merged into what is there, and {inner or 'one of its keys'} is no key of it: "
+            f"++{key}={{...}} adds it; ~{key} +{key}={{...}} puts the new values in place of all"
+        )
+    hint = nearest(key, known) or "list the keys with --cfg job"
     return f"no such key: {key}; {hint} (+{key}=... adds a new one)"
 
 

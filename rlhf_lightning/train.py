@@ -29,6 +29,7 @@ from rlhf_lightning.modules.checkpoints import check_file, newest_checkpoint
 from rlhf_lightning.modules.compatibility import check_shards
 from rlhf_lightning.modules.effects import without_effect
 from rlhf_lightning.modules.run_plan import plan_lines
+from rlhf_lightning.parent import end_with_parent
 from rlhf_lightning.separate_run import METRICS, check_job, has_processes, in_foreign_job, train_separately
 from rlhf_lightning.sizes import check_sizes
 from rlhf_lightning.suggestions import WHOLE_PIPELINE
@@ -268,6 +269,7 @@ def _train(config: DictConfig) -> dict[str, float]:
 
 def main() -> None:
     """Console script."""
+    end_with_parent()
     run_script(_app, name="rlhf-train", config_name="train", example="stage=ppo")
 
 

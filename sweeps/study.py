@@ -124,14 +124,16 @@ class SharedStudy:
         return {"name": "optuna", "best_params": self.study.best_params, "best_value": self.study.best_value}
 
     def _finish(self, number: int, outcome: dict[str, Any]) -> None:
-        try:
-            self.study.tell(number, **outcome)
-        except RuntimeError:
-            # At the last point of the grid its sampler calls Study.stop, which belongs into Study.optimize; the trial
-            # is stored by then.
-            if not self._is(optuna.samplers.GridSampler):
-                raise
-        self._drop(number)
+        # Alone: a process that has just read that the trial runs must not find it held by nobody.
+        with self._alone():
+            try:
+                self.study.tell(number, **outcome)
+            except RuntimeError:
+                # At the last point of the grid its sampler calls Study.stop, which belongs into Study.optimize; the
+                # trial is stored by then.
+                if not self._is(optuna.samplers.GridSampler):
+                    raise
+            self._drop(number)
 
     def _ask(self, number: int) -> Claim:
         self.study.sampler = self._sampler(number)
@@ -181,7 +183,7 @@ class SharedStudy:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process asks for trials meanwhile."""
+        """No other process asks for trials or ends one meanwhile."""
         with (self.locks / "study.lock").open("w") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
@@ -206,7 +208,7 @@ class SharedStudy:
 def _beside(storage: str | None, folder: Path) -> Path:
     scheme, found, path = (storage or "").partition(":///")
     if found and scheme.startswith("sqlite") and path and ":memory:" not in path:
-        file = Path(path)
+        file = Path(path.partition("?")[0])
         file.parent.mkdir(parents=True, exist_ok=True)
         return file.with_name(f".{file.name}.locks")
     return folder / ".study.locks"

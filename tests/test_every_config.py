@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from hydra.errors import InstantiationException, MissingConfigException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlhf_lightning.arguments import check_arguments
 from rlhf_lightning.modules import PPOModule
+from rlhf_lightning.sizes import check_sizes
+from rlhf_lightning.train import check_combination
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = re.compile(r"^#.*?(rlhf-(?:train|pipeline)) (.*)$", flags=re.MULTILINE)
@@ -152,12 +157,48 @@ def test_what_experiments_set_for_adapters_composes(option: str) -> None:
     composed("pipeline", [f"experiment={experiment}", f"model/lora={adapter}"])
 
 
-@pytest.mark.parametrize("option", FOUND.get("sweep", []))
-def test_sweeps_compose(option: str) -> None:
-    script, given = header("sweep", option)
-    chosen = [word for word in given if word.partition("=")[0] in ("stage", "experiment", "sweep", "data")]
-    assert f"sweep={option}" in chosen
-    composed(script, chosen)
+@pytest.mark.parametrize("option", FOUND["sweep"])
+def test_the_trials_of_a_sweep_are_sound(option: str, tmp_path: Path) -> None:
+    """Each value of each search space stands in a trial whose config passes the checks that one run's does."""
+    path = ROOT / "sweeps" / "sweep" / f"{option}.yaml"
+    command = HEADER.search(path.read_text().replace("\\\n#", ""))
+    assert command
+    words = [word for word in command[2].split() if "=" in word and not word.startswith(("run_dir", "hydra."))]
+    assert f"sweep={option}" in words
+    given = [f"run_dir={tmp_path}", *words]
+    GlobalHydra.instance().clear()
+    with initialize_config_module("rlhf_lightning.conf", version_base="1.3"):
+        parser = OverridesParser.create()
+        of_command = [word for word in given if parser.parse_override(word).is_sweep_override()]
+        fixed = [word for word in given if word not in of_command]
+        config = compose(
+            command[1].removeprefix("rlhf-"),
+            ["hydra.searchpath=[pkg://rlhf_lightning.sweeps]", *fixed],
+            return_hydra_config=True,
+        )
+    asked = config.hydra.sweeper.params or {}
+    overrides = parser.parse_overrides([*(f"{key!s}={value!s}" for key, value in asked.items()), *of_command])
+    assert overrides
+    with open_dict(config):
+        del config.hydra
+    values = {override.get_key_element(): _values(override) for override in overrides}
+    for number in range(max(map(len, values.values()))):
+        for key, possible in values.items():
+            OmegaConf.update(config, key, possible[number % len(possible)])  # no key that is not there: it is a struct
+        stages = {name: step for name, step in config.steps.items() if step} if "steps" in config else {"": config}
+        check_arguments(config.steps if "steps" in config else config)
+        for stage in stages.values():
+            if "module" in stage:
+                check_combination(stage)
+                check_sizes(OmegaConf.to_container(stage, resolve=True))  # type: ignore[arg-type]  # keys are texts
+
+
+def _values(override: Override) -> list[Any]:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [value.start, value.end]
+    assert override.is_sweep_override()
+    return list(override.sweep_iterator(transformer=Transformer.identity))
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS)

@@ -59,6 +59,32 @@ def test_a_run_is_trained_again_from_its_own_config_bit_for_bit(
     assert started["command"][1] == "experiment=instructgpt/1.3b_rlhf_init"
 
 
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_every_stage_is_trained_again_from_its_own_config(
+    stage: str,
+    command: Command,
+    files: Path,
+    causal_lm_folders: dict[str, Path],
+    reward_model_folders: dict[str, Path],
+) -> None:
+    compared = [{"prompt": "say a", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]}] * 4
+    (files / "comparisons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in compared))
+    given = {
+        "reward": ["data.train=comparisons.jsonl", "data.batch_size=2", "module.learning_rate=0.01"],
+        "ppo": [
+            "data.train=prompts.jsonl", f"module.reward.name={reward_model_folders['gpt2']}", "data.iterations=2",
+            "data.rollout_batch_size=8", "module.minibatch_size=4", "module.max_new_tokens=4", "data.text=text.jsonl",
+            "data.text_block=16", "data.ptx_ratio=1", "module.learning_rate=0.01", "callbacks=[ppo,policy_ema]",
+        ],
+    }  # fmt: skip
+    base = causal_lm_folders["gpt2"]
+    command(f"stage={stage}", f"model.name={base}", "run_dir=first", "seed=3", "trainer.accelerator=cpu", *given[stage])
+    command("-cd", "first/.hydra", "run_dir=second")
+    weights = [(files / run / "model" / "model.safetensors").read_bytes() for run in ("first", "second")]
+    assert weights[0] == weights[1]
+    assert weights[0] != (base / "model.safetensors").read_bytes()
+
+
 def test_git_state_is_commit_and_changes(tmp_path: Path) -> None:
     assert git_state(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import pyarrow.compute as pc
 
 from rlhf_lightning.data.collate import collate_tokens
 from rlhf_lightning.data.encode import Encoder
@@ -122,6 +121,8 @@ def load_blocks(
             features=Features({"input_ids": List(Value("int32")), "short": Value("int32")}),
             options=f"document eos={document_eos} column={field} from={min_characters}",
         )
+        import pyarrow.compute as pc
+
         lengths = pc.list_value_length(table.data.column("input_ids"))
         empty = pc.sum(pc.equal(lengths, 0)).as_py()
         short = pc.sum(table.data.column("short")).as_py()

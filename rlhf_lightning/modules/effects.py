@@ -36,6 +36,10 @@ def _all(*conditions: Callable[[Config], bool]) -> Callable[[Config], bool]:
     return lambda config: all(condition(config) for condition in conditions)
 
 
+def _not(condition: Callable[[Config], bool]) -> Callable[[Config], bool]:
+    return lambda config: not condition(config)
+
+
 def _micro_batch_of_all(config: Config) -> bool:
     micro, batch = (value_of(config, key, None) for key in ("module.micro_batch_size", "data.batch_size"))
     return isinstance(micro, int) and isinstance(batch, int) and micro > batch
@@ -43,13 +47,21 @@ def _micro_batch_of_all(config: Config) -> bool:
 
 TEXT = ("text_block", "document_eos", "sample_by", "min_characters")
 IDLE: tuple[Idle, ...] = (
-    Idle(("module.ptx_coef",), _is("data.text", None), "data.text=null gives no pretraining text"),
+    Idle(
+        ("module.ptx_coef",),
+        _all(_is("data.text", None), _not(_is("module.ptx_coef", 0, 0.0))),  # what is off beside it is no surprise
+        "data.text=null gives no pretraining text",
+    ),
     Idle(
         tuple(f"data.{key}" for key in (*TEXT, "ptx_ratio", "text_share", "text_streaming", "text_shuffle_buffer")),
         _is("data.text", None),
         "data.text=null gives no pretraining text",
     ),
-    Idle(("data.text",), _is("module.ptx_coef", 0, 0.0), "module.ptx_coef=0 takes nothing of its gradient"),
+    Idle(
+        ("data.text",),
+        _all(_is("module.ptx_coef", 0, 0.0), _not(_is("data.text", None))),
+        "module.ptx_coef=0 takes nothing of its gradient",
+    ),
     Idle(("data.text_shuffle_buffer",), _is("data.text_streaming", False), "data.text_streaming=false reads no stream"),
     Idle(("data.shuffle_buffer",), _is("data.streaming", False), "data.streaming=false reads no stream"),
     Idle(

@@ -53,5 +53,12 @@ def test_what_does_something_or_was_not_set_is_not_named() -> None:
     assert not list(without_effect(PPO, []))
     ptx = PPO | {"data": PPO["data"] | {"text": "corpus.jsonl"}}
     assert not list(without_effect(ptx, ["module.ptx_coef", "data.ptx_ratio"]))
+    # Each is the reason why the other one does nothing, which says nothing to who has turned both off.
+    off = PPO | {"module": PPO["module"] | {"ptx_coef": 0.0}}
+    assert not list(without_effect(off, ["module.ptx_coef", "data.text"]))
+    half = off | {"data": PPO["data"] | {"text": "corpus.jsonl"}}
+    assert list(without_effect(half, ["data.text"])) == [
+        "data.text=corpus.jsonl has no effect: module.ptx_coef=0 takes nothing of its gradient"
+    ]
     packed = SFT | {"data": SFT["data"] | {"packing": 128}}
     assert not list(without_effect(packed, ["data.overlong"]))

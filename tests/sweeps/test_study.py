@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -54,7 +56,6 @@ def test_a_study_killed_after_three_trials_ends_with_the_asked_number(tmp_path: 
     assert all(trial.value == pytest.approx((trial.params["x"] - 1) ** 2) for trial in trials)
 
 
-@pytest.mark.slow  # half a minute for two processes that share two cores
 def test_two_processes_on_one_study_never_run_the_same_trial(tmp_path: Path) -> None:
     both = [start(tmp_path, "seconds=0.15", "hydra.sweeper.n_trials=16", "fail=[5]") for _ in range(2)]
     for process in both:
@@ -67,6 +68,54 @@ def test_two_processes_on_one_study_never_run_the_same_trial(tmp_path: Path) -> 
     states = [trial.state for trial in stored(tmp_path)]
     assert states.count(TrialState.COMPLETE) == 15
     assert states[5] == TrialState.FAIL
+
+
+# Asks for a trial of the study that `shared` makes, and ends it once it is told to.
+OTHER = """
+import sys
+from pathlib import Path
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+from rlhf_lightning.sweeps.study import SharedStudy
+
+folder = Path(sys.argv[1])
+study = SharedStudy(
+    name="s", storage=f"sqlite:///{folder}/s.db", directions=["minimize"], sampler=RandomSampler(seed=1),
+    space={"x": FloatDistribution(0, 1)}, n_trials=6, folder=folder,
+)
+(claim,) = study.claim(1)
+print(claim.number, flush=True)
+sys.stdin.readline()
+study.tell(claim.number, [0.5])
+print("told", flush=True)
+"""
+
+
+def test_a_trial_that_ends_while_another_process_looks_is_not_taken_for_one_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment that a process reads which trials run and the one that it asks who holds them."""
+    command = [sys.executable, "-c", OTHER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "0\n"
+        study = shared(tmp_path)
+        read = study.study.get_trials
+
+        def get_trials(**options: Any) -> list[optuna.trial.FrozenTrial]:
+            found = read(**options)
+            other.stdin.write("\n")
+            other.stdin.flush()
+            select.select([other.stdout], [], [], 1.0)  # the other has ended its trial, or waits for this one
+            return found
+
+        monkeypatch.setattr(study.study, "get_trials", get_trials)
+        (claim,) = study.claim(1)
+        assert claim.number == 1
+        assert other.stdout.readline() == "told\n"
+    monkeypatch.undo()
+    assert [trial.state for trial in study.study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
 
 
 def shared(folder: Path, **options: object) -> SharedStudy:

@@ -112,4 +112,4 @@ class KeptModel(LM):  # type: ignore[misc]  # the harness ships no types
             text, room = request.args[0], int(request.args[1].get("max_gen_toks", self.lm.max_gen_toks))
         else:
             text, room = "".join(request.args), -1  # the last token is not read
-        return len(self.lm.tok_encode(text)) + room > self.lm.max_length
+        return bool(len(self.lm.tok_encode(text)) + room > self.lm.max_length)
