@@ -59,18 +59,35 @@ def evaluate_responses(
     value: nn.Module | None,
     cut: Callable[[Tensor], list[Tensor]],
     world: World,
+    behaviour: tuple[Tensor, Tensor] | None = None,
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
-    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths."""
+    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths.
+    ``behaviour``: log-probabilities and entropies [b, t] of the policy that sampled, if it was another one."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
     for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
-        logprobs, entropy = response_logprobs(policy, part)
+        if behaviour is None:
+            logprobs, entropy = response_logprobs(policy, part)
+        else:
+            logprobs, entropy = (known[rows, : part.mask.shape[1]] for known in behaviour)
         ref_logprobs, _ = response_logprobs(reference, part, entropy=False)
         found = (logprobs, ref_logprobs, entropy, response_values(value, part))
         for target, tensor in zip(filled.values(), found, strict=True):
             target[rows, : tensor.shape[1]] = tensor.to(target.dtype)
     return trajectory._replace(**filled)
+
+
+@torch.no_grad()
+def behaviour_logprobs(trajectory: Trajectory, policy: TokenLogprobs, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [b, t] of ``parts``, micro-batches, as :func:`evaluate_responses` finds them."""
+    logprobs, entropy = torch.zeros_like(trajectory.rewards), torch.zeros_like(trajectory.rewards)
+    for rows in parts:
+        part = trajectory.rows(rows)
+        steps = part.mask.shape[1]
+        found = response_logprobs(policy, part)
+        logprobs[rows, :steps], entropy[rows, :steps] = (tensor.to(logprobs.dtype) for tensor in found)
+    return logprobs, entropy
 
 
 def engine_gap(generation: Generation, trajectory: Trajectory) -> dict[str, Tensor]:

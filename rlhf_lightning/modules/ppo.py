@@ -15,17 +15,10 @@ from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, SharedReward, TokenLogprobs, as_factory
+from rlhf_lightning.modules import experience
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
-from rlhf_lightning.modules.experience import (
-    decode_responses,
-    engine_gap,
-    evaluate_responses,
-    of_all_ranks,
-    response_logprobs,
-    response_values,
-    score_responses,
-)
+from rlhf_lightning.modules.async_rollouts import AsyncRollouts
 from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
 from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, restore_state, save_state
@@ -54,6 +47,7 @@ class PPOModule(L.LightningModule):
         roles: ``separate`` models, or adapters on one base that is ``shared``
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
+        async_rollouts: sample early, beside updates (:class:`~rlhf_lightning.modules.async_rollouts.AsyncRollouts`).
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef, kl_estimator: β (the paper: 0.02); ``k1`` (the paper's), ``k2`` or ``k3``, penalised and logged.
@@ -84,6 +78,7 @@ class PPOModule(L.LightningModule):
         roles: Sharing = "separate",
         frozen_dtype: str | None = None,
         engine: RolloutEngine | None = None,
+        async_rollouts: bool = False,
         max_new_tokens: int = 256,
         temperature: float = 1.0,
         kl_coef: float = 0.02,
@@ -125,6 +120,7 @@ class PPOModule(L.LightningModule):
         self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
         self.reward: Any = reward
         self.encoder, self.engine = encoder, engine or NativeEngine()
+        self.async_rollouts, self.samples_ahead = AsyncRollouts(enabled=async_rollouts), async_rollouts
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
@@ -158,6 +154,7 @@ class PPOModule(L.LightningModule):
         self.world = World.of(self.trainer)
         checks.check_shares(self.minibatch_size, self.world.size)
         checks.check_data(getattr(self.trainer, "datamodule", None), minibatch_size=self.minibatch_size)
+        self.async_rollouts.check(self)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Trained roles follow ``mode``; frozen ones stay in evaluation mode, also after a validation."""
@@ -192,25 +189,25 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""
         prompts: PromptBatch = batch["prompts"]
-        generation = self.rollout(prompts, self.generator)
+        generation = self.async_rollouts.responses(self, prompts)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
-        self.log_dict(engine_gap(generation, trajectory), sync_dist=True)
-        rollout, trajectory, text = of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
+        self.log_dict(experience.engine_gap(generation, trajectory), sync_dist=True)
+        rollout, trajectory, text = experience.of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
             checks.check_reference_is_policy(trajectory, self._reference_logprobs.model)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
-        updates = update(self, trajectory, text)
+        with self.async_rollouts.sampling(self, prompts, batch_idx):
+            updates = update(self, trajectory, text)
         self.iterations += 1
-        self.log("rollout/score", rollout.scores.mean(), prog_bar=True)
-        self.log("rollout/kl", rollout.kl.mean(), prog_bar=True)
+        self.log_dict({"rollout/score": rollout.scores.mean(), "rollout/kl": rollout.kl.mean()}, prog_bar=True)
         self.log_dict({"train/kl_coef": self.kl_coef} | {f"train/{name}": value for name, value in updates.items()})
         return {"rollout": rollout, "trajectory": trajectory, "updates": updates}
 
-    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
-        """Sample one response for each prompt from the policy."""
+    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None, policy: Any = None) -> Generation:
+        """Sample one response for each prompt from the policy, or from another one."""
         return self.engine.generate(
-            self.policy,
+            self.policy if policy is None else policy,
             prompts.input_ids,
             prompts.lengths,
             max_new_tokens=self.max_new_tokens,
@@ -222,19 +219,20 @@ class PPOModule(L.LightningModule):
 
     def score(self, prompts: PromptBatch, generation: Generation) -> Tensor:
         """Scores [b] of the responses. A reward that shares the policy's tokenizer reads ids, any other text."""
-        scores = score_responses(self.reward, self.encoder, prompts, generation)
+        scores = experience.score_responses(self.reward, self.encoder, prompts, generation)
         return checks.check_scores(scores, len(prompts.prompts), self.device)
 
     @torch.no_grad()
     def evaluate(self, prompts: PromptBatch, generation: Generation, scores: Tensor) -> tuple[Rollout, Trajectory]:
         """Old and reference log-probabilities, values, KL and per-token rewards of the sampled responses."""
-        trajectory = evaluate_responses(
+        trajectory = experience.evaluate_responses(
             Trajectory.begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
             value=self.value,
             cut=partial(rollout_micro_batches, self),
             world=self.world,
+            behaviour=generation.behaviour,
         )
         tokens = trajectory.mask
         kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
@@ -243,7 +241,7 @@ class PPOModule(L.LightningModule):
         )
         mask = tokens & kept.unsqueeze(1)
         rewards = F.per_token_rewards(scores, kl, mask, kl_coef=self.kl_coef)
-        texts = decode_responses(self.encoder, generation)
+        texts = experience.decode_responses(self.encoder, generation)
         rollout = Rollout(prompts.prompts, texts, generation.finished, scores, F.masked_sum(kl, tokens, 1))
         return rollout, trajectory._replace(mask=mask, rewards=rewards)
 
@@ -258,7 +256,7 @@ class PPOModule(L.LightningModule):
 
     def token_logprobs(self, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
         """Log-probabilities and, if asked for, entropies [b, t] of the response tokens under the policy as it is."""
-        return response_logprobs(self._policy_logprobs, part, entropy=entropy)
+        return experience.response_logprobs(self._policy_logprobs, part, entropy=entropy)
 
     def policy_loss(self, part: Trajectory, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped policy loss of a micro-batch over ``count`` tokens, and its statistics over the same count."""
@@ -271,7 +269,7 @@ class PPOModule(L.LightningModule):
 
     def value_loss(self, part: Trajectory, count: Tensor) -> Tensor:
         """Clipped value loss of a micro-batch over ``count`` tokens."""
-        values = response_values(self.value, part)
+        values = experience.response_values(self.value, part)
         return F.clipped_value_loss(values, part.values, part.returns, part.mask, clip=self.value_clip, count=count)
 
     def ptx_loss(self, text: TokenBatch, count: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class NativeEngine:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
         self.batch_size = batch_size
+        self.beside_training = not compile  # CUDA graphs belong to the thread that recorded them
         self._compiled = Compiled() if compile else None
 
     def check(self, model: nn.Module) -> None:
