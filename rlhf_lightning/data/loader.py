@@ -42,7 +42,8 @@ class StreamLoader(DataLoader[Any]):
         rows: the table.
         sampler: which rows make a batch.
         collate: list of rows -> batch.
-        num_workers: worker processes.
+        num_workers: worker processes, each of which makes the two batches that come next while one is trained on; with
+            0 a batch is made when it is asked for, of rows that are encoded already.
         batches_done: batches of this epoch whose training step is over. Lightning knows it best: an iteration that
             was interrupted is repeated. Default: the batches that this loader has handed out.
         ahead: hand out every batch, a named tuple, with the next one in its field ``ahead``.

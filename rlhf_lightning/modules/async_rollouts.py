@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import PromptBatch
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import Generation, TokenLogprobs
-from rlhf_lightning.modules.experience import behaviour_logprobs
+from rlhf_lightning.models import Generation, PaddingFreeLogprobs, TokenLogprobs
+from rlhf_lightning.modules.experience import Logprobs, behaviour_logprobs
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches
 from rlhf_lightning.modules.randomness import rollout_seed
 from rlhf_lightning.modules.trajectory import Trajectory
@@ -52,7 +52,7 @@ class AsyncRollouts:
         self.saved: list[dict[str, Tensor] | None] = []  # of a checkpoint, one for each process
         self._ready: tuple[PromptBatch, Generation] | None = None
         self._copy: nn.Module | None = None
-        self._logprobs: TokenLogprobs | None = None
+        self._logprobs: Logprobs | None = None
 
     def check(self, module: PPOModule) -> None:
         """Refuse what cannot sample beside training.
@@ -139,11 +139,12 @@ class AsyncRollouts:
         return torch.Generator(module.device).manual_seed(seed)
 
     @torch.no_grad()
-    def _behaviour(self, module: PPOModule) -> tuple[nn.Module, TokenLogprobs]:
+    def _behaviour(self, module: PPOModule) -> tuple[nn.Module, Logprobs]:
         """The copy with the weights that the policy has now. It stays the same object, for what is kept about it."""
         if self._copy is None or self._logprobs is None:
             self._copy = copy_of_trained(module.policy)
-            self._logprobs = TokenLogprobs(self._copy, temperature=module.temperature)
+            padded = TokenLogprobs(self._copy, temperature=module.temperature)
+            self._logprobs = PaddingFreeLogprobs(padded) if module.hparams["padding_free"] else padded
         else:
             for target, source in zip(_tensors(self._copy), _tensors(module.policy), strict=True):
                 if target is not source:

@@ -20,6 +20,7 @@ from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
 from rlhf_lightning.modules.async_rollouts import AsyncRollouts
 from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
+from rlhf_lightning.modules.padding_free import read_without_padding
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
 from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
@@ -59,6 +60,7 @@ class PPOModule(L.LightningModule):
         missing_eos, missing_eos_penalty: see :func:`~rlhf_lightning.functional.missing_eos_scores`.
         minibatch_size, epochs: episodes per optimizer step (the paper: 64); passes over each rollout (the paper: 1).
         micro_batch_size, micro_batch_tokens: most sequences and tokens of a pass; by default those of a minibatch.
+        padding_free: read a micro-batch as one row (:class:`~rlhf_lightning.models.PaddingFreeLogprobs`).
         target_kl: no further pass once KL(old, new) exceeds it; ``None``: never.
         learning_rate, value_learning_rate: of the two roles; the value's defaults to the paper's 9e-6.
         warmup_iterations, schedule_floor: linear warm-up from a tenth over 10 iterations, then constant (the paper).
@@ -96,6 +98,7 @@ class PPOModule(L.LightningModule):
         minibatch_size: int = 64,
         micro_batch_size: int | None = None,
         micro_batch_tokens: int | None = None,
+        padding_free: bool = False,
         epochs: int = 1,
         target_kl: float | None = None,
         learning_rate: float = 5e-6,
@@ -115,11 +118,10 @@ class PPOModule(L.LightningModule):
         keep_frozen_apart(self)
         roles_of: dict[str, Any] = {"policy": policy, "value": value, "reference": reference}
         self._factories = {role: as_factory(made) for role, made in roles_of.items()}
-        self.roles: Sharing = roles
-        self._optimizer_factory = optimizer or adamw
-        self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
+        rates = {"policy": learning_rate, "value": value_learning_rate}
+        self._optimizer_factory, self._learning_rates = optimizer or adamw, rates
         self.reward: Any = reward
-        self.encoder, self.engine = encoder, engine or NativeEngine()
+        self.roles, self.encoder, self.engine = roles, encoder, engine or NativeEngine()
         self.async_rollouts, self.samples_ahead = AsyncRollouts(enabled=async_rollouts), async_rollouts
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
@@ -133,8 +135,7 @@ class PPOModule(L.LightningModule):
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
         self.policy: Any = None
-        self.value: Any = None
-        self.reference: Any = None
+        self.value = self.reference = self._padding_free_values = self.policy  # nothing yet
 
     def configure_model(self) -> None:
         """Make the roles, once."""
@@ -146,6 +147,7 @@ class PPOModule(L.LightningModule):
         self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
+        read_without_padding(self)
         note_trained(self)
 
     def setup(self, stage: str) -> None:
@@ -229,7 +231,7 @@ class PPOModule(L.LightningModule):
             Trajectory.begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
-            value=self.value,
+            value=self._padding_free_values or self.value,
             cut=partial(rollout_micro_batches, self),
             world=self.world,
             behaviour=generation.behaviour,
@@ -269,7 +271,7 @@ class PPOModule(L.LightningModule):
 
     def value_loss(self, part: Trajectory, count: Tensor) -> Tensor:
         """Clipped value loss of a micro-batch over ``count`` tokens."""
-        values = experience.response_values(self.value, part)
+        values = experience.response_values(self._padding_free_values or self.value, part)
         return F.clipped_value_loss(values, part.values, part.returns, part.mask, clip=self.value_clip, count=count)
 
     def ptx_loss(self, text: TokenBatch, count: Tensor) -> Tensor:
