@@ -37,8 +37,9 @@ class AsyncRollouts:
 
     The thread ends within the step that started it, so that validations, callbacks and checkpoints never meet it. A
     checkpoint holds the responses that the next iteration learns from with their log-probabilities, for every process;
-    a run that goes on with another number of processes, or other prompts, samples them anew from its policy. Each
-    iteration's randomness comes from (seed, iteration, process) alone, so the thread's pace changes nothing.
+    a run that goes on with another number of processes, or other prompts, samples them anew from its policy, and so
+    does one that had ended and is made longer, because a last iteration samples nothing. Each iteration's randomness
+    comes from (seed, iteration, process) alone, so the thread's pace changes nothing.
 
     Only trained weights are copied, such as an adapter's; the copy shares what is frozen. The prompts of the next
     iteration are read from ``PromptBatch.ahead``.
@@ -144,7 +145,7 @@ class AsyncRollouts:
         if self._copy is None or self._logprobs is None:
             self._copy = copy_of_trained(module.policy)
             padded = TokenLogprobs(self._copy, temperature=module.temperature)
-            self._logprobs = PaddingFreeLogprobs(padded) if module.hparams["padding_free"] else padded
+            self._logprobs = PaddingFreeLogprobs(padded) if module.padding_free else padded
         else:
             for target, source in zip(_tensors(self._copy), _tensors(module.policy), strict=True):
                 if target is not source:
@@ -204,7 +205,7 @@ def _same_context(device: torch.device) -> Callable[[], Any]:
     kind = device.type
     casts: Any = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
     here = torch.cuda.current_stream(device) if kind == "cuda" else None
-    there = None if here is None else torch.cuda.Stream(device)
+    there = None if here is None else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own has no types
     if here is not None and there is not None:
         there.wait_stream(here)
 

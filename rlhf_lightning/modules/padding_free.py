@@ -18,7 +18,7 @@ def read_without_padding(module: PPOModule) -> None:
     Raises:
         UserError: a value model that cannot.
     """
-    if not module.hparams["padding_free"]:
+    if not module.padding_free:
         return
     for name in _READERS:
         setattr(module, name, PaddingFreeLogprobs(getattr(module, name)))

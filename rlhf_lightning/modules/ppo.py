@@ -131,7 +131,7 @@ class PPOModule(L.LightningModule):
         self.missing_eos_penalty, self.minibatch_size, self.epochs = missing_eos_penalty, minibatch_size, epochs
         self.micro_batch_size, self.micro_batch_tokens, self.target_kl = micro_batch_size, micro_batch_tokens, target_kl
         self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
-        self.max_grad_norm, self.check_reference = max_grad_norm, check_reference
+        self.max_grad_norm, self.check_reference, self.padding_free = max_grad_norm, check_reference, padding_free
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
         self.policy: Any = None

@@ -101,7 +101,7 @@ def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
 
 def _few_passes(module: PPOModule) -> bool:
     """Whether padding costs less than passes do: those of sharded weights, and where there is no padding."""
-    return module.world.sharded or bool(module.hparams["padding_free"])
+    return module.world.sharded or module.padding_free
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
