@@ -134,8 +134,8 @@ class PPOModule(L.LightningModule):
         self.max_grad_norm, self.check_reference, self.padding_free = max_grad_norm, check_reference, padding_free
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
-        self.policy: Any = None
-        self.value = self.reference = self._padding_free_values = self.policy  # nothing yet
+        unmade: list[Any] = [None] * 4
+        self.policy, self.value, self.reference, self._padding_free_values = unmade
 
     def configure_model(self) -> None:
         """Make the roles, once."""
