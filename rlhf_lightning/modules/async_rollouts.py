@@ -99,6 +99,7 @@ class AsyncRollouts:
             UserError: the batch does not tell the prompts of the next iteration; what sampling raises.
         """
         if not self.enabled or _is_last(module, prompts, batch_idx):
+            self._copy = self._logprobs = None  # its memory is free for what comes behind training
             yield
             self._ready = None
             return
