@@ -205,7 +205,13 @@ def test_rollouts_that_are_sampled_early_go_on_under_ddp(ppo: list[str], tmp_pat
 
 @pytest.mark.slow
 def test_rollouts_beside_sharded_updates_are_refused(ppo: list[str], tmp_path: Path) -> None:
-    options = ["strategy=fsdp2", "trainer.devices=2", "rollout.async=true", f"run_dir={tmp_path / 'run'}"]
+    options = [
+        "strategy=fsdp2",
+        "trainer.devices=2",
+        "rollout.async=true",
+        "data.iterations=2",
+        f"run_dir={tmp_path}/run",
+    ]
     run = subprocess.run([*TRAIN, *ppo, *options], capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode != 0
     assert "use strategy=ddp, or set rollout.async=false" in run.stderr
