@@ -110,3 +110,12 @@ def test_an_engine_that_cannot_work_stops_the_run_at_the_start(
         run(*override.split())
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_ppo_with_rollouts_that_are_sampled_early(run: Callable[..., list[dict[str, str]]]) -> None:
+    rows = run("rollout.async=true", "data.iterations=3")
+    assert len(rows) == 3
+    assert all(float(row["rollout/engine_gap"]) < 1e-4 for row in rows)
+    ratios = [float(row["train/ratio"]) for row in rows]
+    # Two optimizer steps an iteration: the first iteration begins at ratio 1, the others one iteration away from it.
+    assert abs(ratios[1] - 1) > abs(ratios[0] - 1)

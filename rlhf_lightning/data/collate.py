@@ -50,6 +50,8 @@ class PromptBatch(NamedTuple):
     """[b] long."""
     prompts: list[Prompt]
     """The prompts as text or as conversations, for rewards and tables."""
+    ahead: PromptBatch | None = None
+    """The batch that comes next, for modules that sample ahead; None at the end of an epoch."""
 
 
 def collate_tokens(rows: Sequence[Mapping[str, Any]], *, pad_id: int) -> TokenBatch:

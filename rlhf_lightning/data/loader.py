@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,9 +42,11 @@ class StreamLoader(DataLoader[Any]):
         rows: the table.
         sampler: which rows make a batch.
         collate: list of rows -> batch.
-        num_workers: worker processes.
+        num_workers: worker processes, each of which makes the two batches that come next while one is trained on; with
+            0 a batch is made when it is asked for, of rows that are encoded already.
         batches_done: batches of this epoch whose training step is over. Lightning knows it best: an iteration that
             was interrupted is repeated. Default: the batches that this loader has handed out.
+        ahead: hand out every batch, a named tuple, with the next one in its field ``ahead``.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class StreamLoader(DataLoader[Any]):
         collate: Callable[[list[dict[str, Any]]], Any],
         num_workers: int = 0,
         batches_done: Callable[[], int] | None = None,
+        ahead: bool = False,
     ) -> None:
         # A loader draws a seed for its workers at every iteration; from a generator of its own, so that the global
         # random state, which sampling depends on, is the same in a resumed run as in an uninterrupted one.
@@ -67,13 +71,15 @@ class StreamLoader(DataLoader[Any]):
         )
         self.stream = sampler
         self._batches_done = batches_done
+        self._ahead = ahead
         self._handed_out = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader declares an iterator class of its own
         # A generator, so that nothing starts before the first batch is asked for: Lightning makes the iterator before
         # it sets the epoch, and workers would prefetch batches of the wrong one.
         self._handed_out = self.stream.start
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        for batch in _each_with_next(batches) if self._ahead else batches:
             self._handed_out += 1
             yield batch
 
@@ -90,6 +96,14 @@ class StreamLoader(DataLoader[Any]):
         self.stream.skip(state_dict["batches"])
 
 
+def _each_with_next(batches: Iterator[Any]) -> Iterator[Any]:
+    batch = next(batches, None)
+    for following in chain(batches, [None]):
+        if batch is not None:  # an epoch that is over has none
+            yield batch._replace(ahead=following)
+        batch = following
+
+
 def stream_loader(
     rows: Table,
     *,
@@ -101,10 +115,11 @@ def stream_loader(
     train: bool = False,
     repeats: int = 1,
     num_workers: int = 0,
+    ahead: bool = False,
 ) -> StreamLoader:
     """A loader for this process's share of the batches: shuffled and resumable to train, in order otherwise.
 
-    The weights of a ``Mixture`` are for training; in order, every row comes once.
+    The weights of a ``Mixture`` are for training; in order, every row comes once. ``ahead`` as in ``StreamLoader``.
     """
     overfit = getattr(trainer, "overfit_batches", 0)  # set without a declaration, hence getattr
     if overfit:
@@ -125,4 +140,4 @@ def stream_loader(
         world_size=world_size,
     )
     done = count_of_done(trainer) if train else None
-    return StreamLoader(rows, sampler=sampler, collate=collate, num_workers=num_workers, batches_done=done)
+    return StreamLoader(rows, sampler=sampler, collate=collate, num_workers=num_workers, batches_done=done, ahead=ahead)

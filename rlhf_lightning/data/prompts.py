@@ -30,7 +30,8 @@ class PromptDataModule(pl.LightningDataModule):
     """Prompts for rollouts, with pretraining text beside them for PPO-ptx.
 
     A training batch is ``{"prompts": PromptBatch, "text": TokenBatch}`` (no "text" without text); an epoch is the whole
-    run of ``iterations`` batches. Prompts and text are endless streams that reshuffle at every pass.
+    run of ``iterations`` batches. Prompts and text are endless streams that reshuffle at every pass. A module that
+    ``samples_ahead`` finds the prompts of the next batch in each batch's ``ahead``.
 
     After ``setup``, ``counts`` says what the training prompts gave: rows, and what was left out or cut and why.
 
@@ -200,6 +201,7 @@ class PromptDataModule(pl.LightningDataModule):
                 collate=partial(collate_prompts, pad_id=pad_id),
                 batch_size=self.rollout_batch_size,
                 repeats=self.responses_per_prompt,
+                ahead=getattr(getattr(self.trainer, "lightning_module", None), "samples_ahead", False),
             )
         }
         if self.text_rows is not None:

@@ -11,15 +11,23 @@ from torch import Tensor
 class PromptTrees(NamedTuple):
     """Rows of trees: a shared beginning, then what each sequence goes on with.
 
-    Shapes: input_ids, position_ids: [r, s], 0 where there is padding; sees: [r, s, s], bool, ``sees[:, i, j]``: token
-    i attends to token j; row, column: [n], where the last token of each sequence stands.
+    Shapes: input_ids, position_ids: [r, s], 0 where there is padding; tree: [r, s], the tree of each token, −1 where
+    there is padding; branch: [r, s], its sequence, counted from 1, or 0 in a shared beginning; row, column: [n], where
+    the last token of each sequence stands.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    sees: Tensor
+    tree: Tensor
+    branch: Tensor
     row: Tensor
     column: Tensor
+
+    @property
+    def sees(self) -> Tensor:
+        """[r, s, s], bool, ``sees[:, i, j]``: token i attends to token j."""
+        within = (self.tree.unsqueeze(2) == self.tree.unsqueeze(1)).tril()
+        return within & ((self.branch.unsqueeze(1) == 0) | (self.branch.unsqueeze(2) == self.branch.unsqueeze(1)))
 
 
 def prompt_trees(input_ids: Tensor, lengths: Tensor, group: Tensor) -> PromptTrees:
@@ -63,14 +71,11 @@ def prompt_trees(input_ids: Tensor, lengths: Tensor, group: Tensor) -> PromptTre
     def laid_out(values: Tensor, fill: int) -> Tensor:
         return values.new_full((rows, longest), fill).index_put(place, values)
 
-    tree = laid_out(group[sequence], -1)
-    branch = laid_out(torch.where(mine, sequence + 1, 0), 0)
-    within = (tree.unsqueeze(2) == tree.unsqueeze(1)).tril()
-    sees = within & ((branch.unsqueeze(1) == 0) | (branch.unsqueeze(2) == branch.unsqueeze(1)))
     return PromptTrees(
         laid_out(input_ids[sequence, source], 0),
         laid_out(source, 0),
-        sees,
+        laid_out(group[sequence], -1),
+        laid_out(torch.where(mine, sequence + 1, 0), 0),
         tree_row[group],
         start + lengths - 1,
     )

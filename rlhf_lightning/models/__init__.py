@@ -23,6 +23,7 @@ from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_modules, add_lora, has_adapters
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.packing import PackedStates
+from rlhf_lightning.models.padding_free import PaddingFreeLogprobs, PaddingFreeValues
 from rlhf_lightning.models.parameter_kinds import trained_by_kind
 from rlhf_lightning.models.policy import Policy, check_own, is_own
 from rlhf_lightning.models.prompt_trees import PromptTreeStates
@@ -46,6 +47,8 @@ __all__ = [
     "Lora",
     "NativeEngine",
     "PackedStates",
+    "PaddingFreeLogprobs",
+    "PaddingFreeValues",
     "Policy",
     "PromptTreeStates",
     "Quantization",

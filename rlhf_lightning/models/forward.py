@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
 from rlhf_lightning.errors import UserError
@@ -59,20 +60,24 @@ def last_states(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     return hidden_states(model, input_ids)[rows, lengths - 1]
 
 
-def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, sees: Tensor) -> Tensor:
+def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, sees: Tensor | BlockMask) -> Tensor:
     """Last hidden state of a transformers model where every token attends to chosen ones.
 
     Not every combination of architecture and ``attn_implementation`` reads such a mask, and it replaces a sliding
     window: who calls this has measured that the model heeds it.
 
     Shapes:
-        input_ids, position_ids: [b, s]; sees: [b, s, s], bool, ``sees[:, i, j]``: token i attends to token j.
+        input_ids, position_ids: [b, s]; sees: [b, s, s], bool, ``sees[:, i, j]``: token i attends to token j; or
+            a mask of FlexAttention.
         Result: [b, s, d].
     """
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
-    dtype = next(model.parameters()).dtype
-    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
-    arguments: dict[str, Any] = {"attention_mask": mask.unsqueeze(1), "position_ids": position_ids}
+    mask: Any = sees
+    if isinstance(sees, Tensor):
+        dtype = next(model.parameters()).dtype
+        mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+        mask = mask.unsqueeze(1)
+    arguments: dict[str, Any] = {"attention_mask": mask, "position_ids": position_ids}
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False
     hidden: Tensor = backbone(input_ids=input_ids, **arguments).last_hidden_state

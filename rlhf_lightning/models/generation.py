@@ -18,17 +18,23 @@ INSTEAD = "take rollout=native, which samples from the same distribution"
 class Generation(NamedTuple):
     """Sampled responses. Shapes: response_ids [b, t], right padded; lengths [b]; finished [b], bool; logprobs [b, t]:
     log-probabilities of the tokens under what they were drawn from, 0 behind a response, ``None`` if the engine does
-    not know them."""
+    not know them; behaviour: log-probabilities and entropies [b, t] under the training forward of the policy that
+    sampled, ``None`` where that is the policy as it still is."""
 
     response_ids: Tensor
     lengths: Tensor
     finished: Tensor
     logprobs: Tensor | None = None
+    behaviour: tuple[Tensor, Tensor] | None = None
 
 
 class RolloutEngine(Protocol):
     """Samples responses from a policy. All engines sample the same distribution, ``softmax(logits / temperature)``
-    over the whole vocabulary, as closely as their arithmetic allows; none draws the same tokens for a seed."""
+    over the whole vocabulary, as closely as their arithmetic allows; none draws the same tokens for a seed.
+
+    One with a true attribute ``beside_training`` may be called in a thread while others compute with other models; it
+    then reads no global source of randomness and moves no global setting.
+    """
 
     def check(self, model: nn.Module) -> None:
         """Refuse a policy that the engine cannot sample from; called once, before anything is trained.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.block_masks import example_block_mask, reads_block_masks
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
@@ -35,10 +36,12 @@ class PackedStates:
 
     Args:
         model: a transformers model.
+        key, off: the option that asks for this, and how to do without, for errors.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, key: str = "data.packing", off: str = "data.packing=null") -> None:
         self.model = model
+        self._key, self._off = key, off
         self.layout: Layout | None = None
 
     def check(self) -> Layout:
@@ -48,31 +51,36 @@ class PackedStates:
             UserError: positions are no input of the model (ALiBi, recurrent models), or no way keeps examples apart.
         """
         if self.layout is None:
-            self.layout = _find_layout(self.model)
+            self.layout = _find_layout(self.model, self._key, self._off)
         return self.layout
 
-    def __call__(self, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
+    def __call__(
+        self, input_ids: Tensor, lengths: Tensor, position_ids: Tensor, *, longest: int | None = None
+    ) -> Tensor:
         """Hidden states; those of padding are arbitrary.
 
         Shapes:
             input_ids, position_ids: [p, s]; lengths: [p]; see ``PackedBatch``. Result: [p, s, d].
+            longest: tokens of the longest example, where they are known: a GPU would have to be waited for.
 
         Raises:
             UserError: see ``check``; an example longer than the model's context.
         """
         layout = self.check()
-        check_context(self.model, int(position_ids.max()) + 1)
+        check_context(self.model, int(position_ids.max()) + 1 if longest is None else longest)
         return _forward(self.model, layout, input_ids, lengths, position_ids)
 
 
 def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tensor, position_ids: Tensor) -> Tensor:
     if layout == "masked":
-        return masked_states(model, input_ids, position_ids, _own_example(position_ids))
+        flexible = reads_block_masks(model)
+        sees = example_block_mask(position_ids) if flexible else _own_example(position_ids)
+        return masked_states(model, input_ids, position_ids, sees)
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False  # with a cache, position ids are not searched for restarts
-    if layout != "flat":
+    if layout != "flat" or len(input_ids) == 1:
         hidden: Tensor = backbone(**arguments).last_hidden_state
         return hidden
     real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths.unsqueeze(1)
@@ -89,16 +97,13 @@ def _own_example(position_ids: Tensor) -> Tensor:
     return (example.unsqueeze(2) == example.unsqueeze(1)).tril()
 
 
-def _find_layout(model: nn.Module) -> Layout:
+def _find_layout(model: nn.Module, key: str, off: str) -> Layout:
     name = type(model).__name__
     if is_own(model):
-        raise UserError(f"data.packing: {name} is no model of transformers and takes no packs; set data.packing=null")
+        raise UserError(f"{key}: {name} is no model of transformers and takes no packs; set {off}")
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     if "position_ids" not in inspect.signature(backbone.forward).parameters:
-        raise UserError(
-            f"data.packing: {name} takes no position ids, so positions cannot restart inside a pack; "
-            "set data.packing=null"
-        )
+        raise UserError(f"{key}: {name} takes no position ids, so positions cannot restart inside a pack; set {off}")
     layouts: list[Layout] = ["rows", "flat"]
     if getattr(text_config(model), "sliding_window", None) is None:
         layouts.append("masked")
@@ -106,8 +111,8 @@ def _find_layout(model: nn.Module) -> Layout:
         if _keeps_apart(model, layout):
             return layout
     raise UserError(
-        f"data.packing: {name} with this attention does not keep the examples of a pack apart; set another "
-        "model.attn_implementation or data.packing=null"
+        f"{key}: {name} with this attention does not keep the examples of a pack apart; set another "
+        f"model.attn_implementation or {off}"
     )
 
 

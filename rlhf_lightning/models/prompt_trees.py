@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import PromptTrees, prompt_trees
+from rlhf_lightning.models.block_masks import reads_block_masks, tree_block_mask
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import last_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
@@ -22,7 +23,8 @@ class PromptTreeStates:
     """Hidden state at the last token of every sequence, where sequences of a group share their beginning.
 
     What a group begins with is read once (:func:`~rlhf_lightning.functional.prompt_trees`), under an attention mask
-    in the shape of a tree. Whether a model heeds such a mask is measured, not looked up: on a few tokens, whose states
+    in the shape of a tree; under ``attn_implementation="flex_attention"`` one of blocks, whose empty ones are skipped.
+    Whether a model heeds such a mask is measured, not looked up: on a few tokens, whose states
     must be those of the sequences alone and must not change with their neighbours, and again on the batch at hand
     whenever a row of trees is longer than any before, since windows and buffers show only then. Batches that do not
     pass, and those with sequences beyond a sliding window, which a tree's mask would replace, are read sequence by
@@ -103,7 +105,9 @@ class PromptTreeStates:
         return last_states(self.model, input_ids, lengths)
 
     def _states(self, trees: PromptTrees) -> Tensor:
-        return masked_states(self.model, trees.input_ids, trees.position_ids, trees.sees)[trees.row, trees.column]
+        flexible = reads_block_masks(self.model)
+        sees = tree_block_mask(trees.tree, trees.branch) if flexible else trees.sees
+        return masked_states(self.model, trees.input_ids, trees.position_ids, sees)[trees.row, trees.column]
 
     def _is(self, alone: Tensor, trees: PromptTrees, *, others: PromptTrees | None = None) -> bool:
         """Whether the trees' states are those of the sequences alone, and those of the last three sequences do not

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional import masked_mean
-from rlhf_lightning.models import Generation, TokenLogprobs, score_texts
+from rlhf_lightning.models import Generation, PaddingFreeLogprobs, PaddingFreeValues, TokenLogprobs, score_texts
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
 from rlhf_lightning.modules.world import World
+
+Logprobs = TokenLogprobs | PaddingFreeLogprobs
 
 
 def decode_responses(encoder: Encoder, generation: Generation) -> list[str]:
@@ -31,7 +33,7 @@ def score_responses(reward: Any, encoder: Encoder, prompts: PromptBatch, generat
     return score_texts(reward, prompts.prompts, texts, generation.finished.tolist())
 
 
-def response_logprobs(logprobs: TokenLogprobs, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
+def response_logprobs(logprobs: Logprobs, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
     """Log-probabilities and, if asked for, entropies [b, t] of the response tokens; 0 past the end of a response."""
     tokens = response_mask(part.response_lengths, part.mask.shape[1])
     targets = response_targets(part.prompt_lengths, part.response_lengths, part.input_ids.shape[1])
@@ -39,13 +41,15 @@ def response_logprobs(logprobs: TokenLogprobs, part: Trajectory, *, entropy: boo
     return scatter(chosen, tokens), scatter(spread, tokens)
 
 
-def response_values(value: nn.Module | None, part: Trajectory) -> Tensor:
+def response_values(value: nn.Module | PaddingFreeValues | None, part: Trajectory) -> Tensor:
     """Values [b, t] of the states in which the response tokens were chosen: read one position before each token.
     Without a value model they are 0."""
     tokens = response_mask(part.response_lengths, part.mask.shape[1])
     if value is None:
         return torch.zeros(tokens.shape, dtype=torch.float32, device=part.input_ids.device)
     targets = response_targets(part.prompt_lengths, part.response_lengths, part.input_ids.shape[1])
+    if isinstance(value, PaddingFreeValues):
+        return scatter(value(part.input_ids, targets).float(), tokens)
     values = value(part.input_ids)[:, :-1][targets[:, 1:]]
     return scatter(values.float(), tokens)
 
@@ -54,23 +58,40 @@ def response_values(value: nn.Module | None, part: Trajectory) -> Tensor:
 def evaluate_responses(
     trajectory: Trajectory,
     *,
-    policy: TokenLogprobs,
-    reference: TokenLogprobs,
-    value: nn.Module | None,
+    policy: Logprobs,
+    reference: Logprobs,
+    value: nn.Module | PaddingFreeValues | None,
     cut: Callable[[Tensor], list[Tensor]],
     world: World,
+    behaviour: tuple[Tensor, Tensor] | None = None,
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
-    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths."""
+    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths.
+    ``behaviour``: log-probabilities and entropies [b, t] of the policy that sampled, if it was another one."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
     for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
-        logprobs, entropy = response_logprobs(policy, part)
+        if behaviour is None:
+            logprobs, entropy = response_logprobs(policy, part)
+        else:
+            logprobs, entropy = (known[rows, : part.mask.shape[1]] for known in behaviour)
         ref_logprobs, _ = response_logprobs(reference, part, entropy=False)
         found = (logprobs, ref_logprobs, entropy, response_values(value, part))
         for target, tensor in zip(filled.values(), found, strict=True):
             target[rows, : tensor.shape[1]] = tensor.to(target.dtype)
     return trajectory._replace(**filled)
+
+
+@torch.no_grad()
+def behaviour_logprobs(trajectory: Trajectory, policy: Logprobs, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies [b, t] of ``parts``, micro-batches, as :func:`evaluate_responses` finds them."""
+    logprobs, entropy = torch.zeros_like(trajectory.rewards), torch.zeros_like(trajectory.rewards)
+    for rows in parts:
+        part = trajectory.rows(rows)
+        steps = part.mask.shape[1]
+        found = response_logprobs(policy, part)
+        logprobs[rows, :steps], entropy[rows, :steps] = (tensor.to(logprobs.dtype) for tensor in found)
+    return logprobs, entropy
 
 
 def engine_gap(generation: Generation, trajectory: Trajectory) -> dict[str, Tensor]:

@@ -15,18 +15,12 @@ from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.functional.kl import KLEstimator
 from rlhf_lightning.functional.rewards import MissingEos
 from rlhf_lightning.models import Generation, NativeEngine, RolloutEngine, SharedReward, TokenLogprobs, as_factory
+from rlhf_lightning.modules import experience
 from rlhf_lightning.modules import ppo_checks as checks
 from rlhf_lightning.modules.adapter_checkpoints import note_trained
-from rlhf_lightning.modules.experience import (
-    decode_responses,
-    engine_gap,
-    evaluate_responses,
-    of_all_ranks,
-    response_logprobs,
-    response_values,
-    score_responses,
-)
+from rlhf_lightning.modules.async_rollouts import AsyncRollouts
 from rlhf_lightning.modules.optimization import OptimizerFactory, adamw, check_trainer, lr_scheduler, parameter_groups
+from rlhf_lightning.modules.padding_free import read_without_padding
 from rlhf_lightning.modules.ppo_roles import Sharing, check_trainable, make_roles, trained_parts
 from rlhf_lightning.modules.ppo_state import keep_frozen_apart, random_stream, restore_state, save_state
 from rlhf_lightning.modules.ppo_update import rollout_micro_batches, update
@@ -54,6 +48,7 @@ class PPOModule(L.LightningModule):
         roles: ``separate`` models, or adapters on one base that is ``shared``
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
+        async_rollouts: sample early, beside updates (:class:`~rlhf_lightning.modules.async_rollouts.AsyncRollouts`).
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef, kl_estimator: β (the paper: 0.02); ``k1`` (the paper's), ``k2`` or ``k3``, penalised and logged.
@@ -65,6 +60,7 @@ class PPOModule(L.LightningModule):
         missing_eos, missing_eos_penalty: see :func:`~rlhf_lightning.functional.missing_eos_scores`.
         minibatch_size, epochs: episodes per optimizer step (the paper: 64); passes over each rollout (the paper: 1).
         micro_batch_size, micro_batch_tokens: most sequences and tokens of a pass; by default those of a minibatch.
+        padding_free: read a micro-batch as one row (:class:`~rlhf_lightning.models.PaddingFreeLogprobs`).
         target_kl: no further pass once KL(old, new) exceeds it; ``None``: never.
         learning_rate, value_learning_rate: of the two roles; the value's defaults to the paper's 9e-6.
         warmup_iterations, schedule_floor: linear warm-up from a tenth over 10 iterations, then constant (the paper).
@@ -84,6 +80,7 @@ class PPOModule(L.LightningModule):
         roles: Sharing = "separate",
         frozen_dtype: str | None = None,
         engine: RolloutEngine | None = None,
+        async_rollouts: bool = False,
         max_new_tokens: int = 256,
         temperature: float = 1.0,
         kl_coef: float = 0.02,
@@ -101,6 +98,7 @@ class PPOModule(L.LightningModule):
         minibatch_size: int = 64,
         micro_batch_size: int | None = None,
         micro_batch_tokens: int | None = None,
+        padding_free: bool = False,
         epochs: int = 1,
         target_kl: float | None = None,
         learning_rate: float = 5e-6,
@@ -120,11 +118,11 @@ class PPOModule(L.LightningModule):
         keep_frozen_apart(self)
         roles_of: dict[str, Any] = {"policy": policy, "value": value, "reference": reference}
         self._factories = {role: as_factory(made) for role, made in roles_of.items()}
-        self.roles: Sharing = roles
-        self._optimizer_factory = optimizer or adamw
-        self._learning_rates = {"policy": learning_rate, "value": value_learning_rate}
+        rates = {"policy": learning_rate, "value": value_learning_rate}
+        self._optimizer_factory, self._learning_rates = optimizer or adamw, rates
         self.reward: Any = reward
-        self.encoder, self.engine = encoder, engine or NativeEngine()
+        self.roles, self.encoder, self.engine = roles, encoder, engine or NativeEngine()
+        self.async_rollouts, self.samples_ahead = AsyncRollouts(enabled=async_rollouts), async_rollouts
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
@@ -133,12 +131,11 @@ class PPOModule(L.LightningModule):
         self.missing_eos_penalty, self.minibatch_size, self.epochs = missing_eos_penalty, minibatch_size, epochs
         self.micro_batch_size, self.micro_batch_tokens, self.target_kl = micro_batch_size, micro_batch_tokens, target_kl
         self.warmup_iterations, self.schedule_floor, self.weight_decay = warmup_iterations, schedule_floor, weight_decay
-        self.max_grad_norm, self.check_reference = max_grad_norm, check_reference
+        self.max_grad_norm, self.check_reference, self.padding_free = max_grad_norm, check_reference, padding_free
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
-        self.policy: Any = None
-        self.value: Any = None
-        self.reference: Any = None
+        unmade: list[Any] = [None] * 4
+        self.policy, self.value, self.reference, self._padding_free_values = unmade
 
     def configure_model(self) -> None:
         """Make the roles, once."""
@@ -150,6 +147,7 @@ class PPOModule(L.LightningModule):
         self.reference_fingerprint, self.reward_fingerprint = made[4:]
         self._policy_logprobs = TokenLogprobs(self.policy, temperature=self.temperature)
         self._text_logprobs = TokenLogprobs(self.policy)  # pretraining text was not sampled at any temperature
+        read_without_padding(self)
         note_trained(self)
 
     def setup(self, stage: str) -> None:
@@ -158,6 +156,7 @@ class PPOModule(L.LightningModule):
         self.world = World.of(self.trainer)
         checks.check_shares(self.minibatch_size, self.world.size)
         checks.check_data(getattr(self.trainer, "datamodule", None), minibatch_size=self.minibatch_size)
+        self.async_rollouts.check(self)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Trained roles follow ``mode``; frozen ones stay in evaluation mode, also after a validation."""
@@ -192,25 +191,25 @@ class PPOModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One PPO iteration."""
         prompts: PromptBatch = batch["prompts"]
-        generation = self.rollout(prompts, self.generator)
+        generation = self.async_rollouts.responses(self, prompts)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
-        self.log_dict(engine_gap(generation, trajectory), sync_dist=True)
-        rollout, trajectory, text = of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
+        self.log_dict(experience.engine_gap(generation, trajectory), sync_dist=True)
+        rollout, trajectory, text = experience.of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
             checks.check_reference_is_policy(trajectory, self._reference_logprobs.model)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
-        updates = update(self, trajectory, text)
+        with self.async_rollouts.sampling(self, prompts, batch_idx):
+            updates = update(self, trajectory, text)
         self.iterations += 1
-        self.log("rollout/score", rollout.scores.mean(), prog_bar=True)
-        self.log("rollout/kl", rollout.kl.mean(), prog_bar=True)
+        self.log_dict({"rollout/score": rollout.scores.mean(), "rollout/kl": rollout.kl.mean()}, prog_bar=True)
         self.log_dict({"train/kl_coef": self.kl_coef} | {f"train/{name}": value for name, value in updates.items()})
         return {"rollout": rollout, "trajectory": trajectory, "updates": updates}
 
-    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None) -> Generation:
-        """Sample one response for each prompt from the policy."""
+    def rollout(self, prompts: PromptBatch, generator: torch.Generator | None, policy: Any = None) -> Generation:
+        """Sample one response for each prompt from the policy, or from another one."""
         return self.engine.generate(
-            self.policy,
+            self.policy if policy is None else policy,
             prompts.input_ids,
             prompts.lengths,
             max_new_tokens=self.max_new_tokens,
@@ -222,19 +221,20 @@ class PPOModule(L.LightningModule):
 
     def score(self, prompts: PromptBatch, generation: Generation) -> Tensor:
         """Scores [b] of the responses. A reward that shares the policy's tokenizer reads ids, any other text."""
-        scores = score_responses(self.reward, self.encoder, prompts, generation)
+        scores = experience.score_responses(self.reward, self.encoder, prompts, generation)
         return checks.check_scores(scores, len(prompts.prompts), self.device)
 
     @torch.no_grad()
     def evaluate(self, prompts: PromptBatch, generation: Generation, scores: Tensor) -> tuple[Rollout, Trajectory]:
         """Old and reference log-probabilities, values, KL and per-token rewards of the sampled responses."""
-        trajectory = evaluate_responses(
+        trajectory = experience.evaluate_responses(
             Trajectory.begin(prompts, generation, self.encoder.pad_token_id),
             policy=self._policy_logprobs,
             reference=self._reference_logprobs,
-            value=self.value,
+            value=self._padding_free_values or self.value,
             cut=partial(rollout_micro_batches, self),
             world=self.world,
+            behaviour=generation.behaviour,
         )
         tokens = trajectory.mask
         kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
@@ -243,7 +243,7 @@ class PPOModule(L.LightningModule):
         )
         mask = tokens & kept.unsqueeze(1)
         rewards = F.per_token_rewards(scores, kl, mask, kl_coef=self.kl_coef)
-        texts = decode_responses(self.encoder, generation)
+        texts = experience.decode_responses(self.encoder, generation)
         rollout = Rollout(prompts.prompts, texts, generation.finished, scores, F.masked_sum(kl, tokens, 1))
         return rollout, trajectory._replace(mask=mask, rewards=rewards)
 
@@ -258,7 +258,7 @@ class PPOModule(L.LightningModule):
 
     def token_logprobs(self, part: Trajectory, *, entropy: bool = True) -> tuple[Tensor, Tensor]:
         """Log-probabilities and, if asked for, entropies [b, t] of the response tokens under the policy as it is."""
-        return response_logprobs(self._policy_logprobs, part, entropy=entropy)
+        return experience.response_logprobs(self._policy_logprobs, part, entropy=entropy)
 
     def policy_loss(self, part: Trajectory, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Clipped policy loss of a micro-batch over ``count`` tokens, and its statistics over the same count."""
@@ -271,7 +271,7 @@ class PPOModule(L.LightningModule):
 
     def value_loss(self, part: Trajectory, count: Tensor) -> Tensor:
         """Clipped value loss of a micro-batch over ``count`` tokens."""
-        values = response_values(self.value, part)
+        values = experience.response_values(self._padding_free_values or self.value, part)
         return F.clipped_value_loss(values, part.values, part.returns, part.mask, clip=self.value_clip, count=count)
 
     def ptx_loss(self, text: TokenBatch, count: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from rlhf_lightning.models import (
 )
 from rlhf_lightning.modules.batching import check_micro_batch
 from rlhf_lightning.modules.context import check_context
+from rlhf_lightning.modules.padding_free import check_without_padding
 from rlhf_lightning.modules.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -90,12 +91,14 @@ def check_start(module: PPOModule) -> None:
 
     Raises:
         UserError: see :func:`check_roles`; prompts and responses longer than the policy's context; a policy that the
-            engine cannot sample from.
+            engine cannot sample from; a role that ``padding_free`` rows cannot be read by.
     """
     check_roles(module.policy, module.reference, module.value, module.reward, module.encoder)
     data = getattr(module.trainer, "datamodule", None)
     check_context(module.policy, data, new_tokens=module.max_new_tokens, key="max_prompt_length")
     module.engine.check(module.policy)
+    with module.trainer.precision_plugin.forward_context():
+        check_without_padding(module)
 
 
 def check_roles(

@@ -44,6 +44,7 @@ def save_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
         "generators": states,  # one for each rank
         "reference": module.reference_fingerprint,
         "reward": module.reward_fingerprint,
+        "rollouts": module.world.objects(module.async_rollouts.state()),  # sampled ahead, of each rank
     }
 
 
@@ -71,6 +72,7 @@ def restore_state(module: PPOModule, checkpoint: dict[str, Any]) -> None:
     module.iterations = state["iterations"]
     module.kl_coef = state["kl_coef"]
     module.saved_random_states = [saved.cpu() for saved in state["generators"]]
+    module.async_rollouts.saved = state.get("rollouts", [])
     if module.generator is not None:  # sharded weights are taken back after the fit has begun
         module.generator = random_stream(module)
     check_bases(module, checkpoint)

@@ -88,7 +88,7 @@ def _own_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
     """This rank's rows of a minibatch, in micro-batches."""
     own = module.world.share(torch.arange(len(lengths)))
     limits = (module.micro_batch_size, module.micro_batch_tokens)
-    return [own[rows] for rows in micro_batches(lengths[own], *limits, few_passes=module.world.sharded)]
+    return [own[rows] for rows in micro_batches(lengths[own], *limits, few_passes=_few_passes(module))]
 
 
 def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
@@ -96,7 +96,12 @@ def rollout_micro_batches(module: PPOModule, lengths: Tensor) -> list[Tensor]:
     size = module.micro_batch_size
     if size is None and module.micro_batch_tokens is None:
         size = -(-module.minibatch_size // module.world.size)
-    return micro_batches(lengths, size, module.micro_batch_tokens, few_passes=module.world.sharded)
+    return micro_batches(lengths, size, module.micro_batch_tokens, few_passes=_few_passes(module))
+
+
+def _few_passes(module: PPOModule) -> bool:
+    """Whether padding costs less than passes do: those of sharded weights, and where there is no padding."""
+    return module.world.sharded or module.padding_free
 
 
 def mean_of(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -22,3 +22,8 @@ def part_streams(world: World) -> None:
     checkpoint's generators are restored."""
     if world.rank > 0:
         torch.manual_seed(rank_seed(torch.initial_seed(), world.rank))
+
+
+def rollout_seed(seed: int, iteration: int, rank: int) -> int:
+    """A seed of its own for what every rank samples for every iteration."""
+    return int.from_bytes(hashlib.blake2b(f"rollout:{seed}:{iteration}:{rank}".encode(), digest_size=7).digest(), "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -246,3 +247,50 @@ def test_stream_loader_without_a_trainer_is_one_process(letters: Path, encoder: 
     data.setup()
     loader = stream_loader(data.train_rows, trainer=None, collate=len, batch_size=4)
     assert list(loader) == [4, 4, 2]
+
+
+class Looking(Recorder):
+    """Notes the prompts of every batch and those that it says come next."""
+
+    samples_ahead = True
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        now, ahead = batch["prompts"], batch["prompts"].ahead
+        self.seen.append((now.prompts, None if ahead is None else ahead.prompts))
+        return self.weight.sum()
+
+
+def test_a_module_that_looks_ahead_sees_the_next_prompts(letters: Path, encoder: Encoder, tmp_path: Path) -> None:
+    def run(**options: Any) -> Seen:
+        data = PromptDataModule(encoder=encoder, train=letters, rollout_batch_size=4, iterations=4)
+        module, resume = Looking(), options.pop("resume", None)
+        settings: Any = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "max_epochs": 1}
+        settings |= {"enable_model_summary": False, "default_root_dir": tmp_path}
+        pl.Trainer(**settings, **options).fit(module, data, ckpt_path=resume)
+        return module.seen
+
+    seen = run(callbacks=[every(tmp_path / "c", every_n_train_steps=1)])
+    assert [ahead for _, ahead in seen] == [*(now for now, _ in seen[1:]), None]
+    assert run(resume=tmp_path / "c/2.ckpt", enable_checkpointing=False) == seen[2:]
+
+
+class Numbers(list[int]):
+    """A table of numbers."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        return [{"number": self[index]} for index in indices]
+
+
+def test_workers_prepare_the_next_batches_while_one_is_trained_on(tmp_path: Path) -> None:
+    def collate(rows: list[dict[str, Any]]) -> int:
+        number: int = rows[0]["number"]
+        (tmp_path / str(number)).touch()
+        return number
+
+    table: Any = Numbers(range(6))
+    batches = iter(stream_loader(table, trainer=None, collate=collate, batch_size=1, num_workers=1))
+    assert next(batches) == 0
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "2").exists():  # nothing has asked for it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -180,3 +180,38 @@ def test_shards_are_not_made_of_a_whole_checkpoint(
     with pytest.raises(SystemExit):
         train.main()
     assert "go on with strategy=ddp" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_rollouts_that_are_sampled_early_go_on_under_ddp(ppo: list[str], tmp_path: Path) -> None:
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    options = ["strategy=ddp", "trainer.devices=2", "rollout.async=true", "data.iterations=3"]
+    arguments = [
+        *TRAIN,
+        *ppo,
+        *options,
+        "callbacks.checkpoint.every=1",
+        "callbacks.checkpoint.keep_last=3",
+        "module.learning_rate=1e-3",
+    ]
+    subprocess.run([*arguments, f"run_dir={whole}"], check=True, timeout=600)
+    checkpoint = whole / "checkpoints" / "iteration-000002.ckpt"
+    first, second = read_checkpoint(checkpoint)["ppo"]["rollouts"]
+    assert not torch.equal(first["response_ids"], second["response_ids"])
+    subprocess.run([*arguments, f"run_dir={rest}", f"resume={checkpoint}"], check=True, timeout=600)
+    one, other = (load_file(run / "model" / "model.safetensors") for run in (whole, rest))
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+@pytest.mark.slow
+def test_rollouts_beside_sharded_updates_are_refused(ppo: list[str], tmp_path: Path) -> None:
+    options = [
+        "strategy=fsdp2",
+        "trainer.devices=2",
+        "rollout.async=true",
+        "data.iterations=2",
+        f"run_dir={tmp_path}/run",
+    ]
+    run = subprocess.run([*TRAIN, *ppo, *options], capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode != 0
+    assert "use strategy=ddp, or set rollout.async=false" in run.stderr

@@ -49,6 +49,7 @@ class NativeEngine:
             raise UserError(f"batch_size={batch_size}: at least one prompt is decoded at a time")
         self.batch_size = batch_size
         self.attn_implementation = attn_implementation
+        self.beside_training = not compile  # CUDA graphs belong to the thread that recorded them
         self._compiled = Compiled() if compile else None
 
     def check(self, model: nn.Module) -> None:
