@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
+import sys
 
 # Before transformers and datasets are imported: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +40,16 @@ SPECIAL = {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<s>"}
 def _one_thread() -> None:
     """Tiny matrices are slower on several threads, and results must not depend on how many there are."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _absl_leaves_streams_open() -> None:
+    """absl, which rouge_score imports, keeps the standard error that it was imported under, and when Hydra sets up
+    logging closes it unless it is still the standard error: within a test that would be pytest's own file."""
+    with contextlib.suppress(ImportError):
+        from absl import logging
+
+        logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)
