@@ -51,7 +51,7 @@ def test_ppo_iteration_prints_seconds_and_tokens_per_second_of_every_phase(
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("hi", "why", "a cat", "go")))
     options = ["--episodes", "4", "--minibatch", "2", "--max-new-tokens", "5", "--dtype", "bf16"]
     found = run("ppo_iteration", "--model", str(causal_lm_folders["llama"]), "--prompts", str(prompts), *options)
-    seconds = {row["phase"]: row["seconds"] for row in found["phases"]}
+    seconds = {row["phase"]: row["seconds"] for row in found["phases"]["rlhf_lightning"]}
     phases = {"loop", "rest", "rollout", "score", "evaluate", "advantages", "forward", "backward", "optimizer"}
     assert set(seconds) == phases | {"all"}
     assert all(spent > 0 for spent in seconds.values())

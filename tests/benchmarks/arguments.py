@@ -19,7 +19,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--runs", type=int, default=5, help="counted ones; one before them is not counted")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--peer", help="the Python of the peer's environment (make peers); runs alternate with ours")
-    made.add_argument("--compile", action="store_true", help="our side with callbacks=[...,compiled_passes]")
+    made.add_argument("--compile", action="store_true", help="our side with compiled_passes; of PPO one more side")
     made.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration of our side")
     size, default = ("VOCABULARY", "WIDTH", "INNER", "LAYERS", "HEADS"), list(worlds.Size())
     made.add_argument("--size", type=int, nargs=5, default=default, metavar=size, help="of the models that are made")

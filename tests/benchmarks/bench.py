@@ -54,27 +54,24 @@ FROZEN = ("model.frozen_dtype=bf16",)  # as the peer's reference and reward mode
 # Of both sides: on a CPU torch's fused attention is slower in bf16 than plain products at these lengths.
 EAGER = ("--attention", "eager")
 ROWS = {
-    "ppo_full": Row(
-        f"{PPO}, responses of full 64 tokens",
-        ("ppo_iteration.py", "--ending", "never"),
-        "trl-1.12.0",
-        ppo_iteration.OURS,
-        ppo_iteration.PEER,
-        (1.35, 3.0),
-        bf16_settings=FROZEN,
-        bf16_options=EAGER,
-    ),
-    "ppo_short": Row(
-        f"{PPO}, responses of about 20 of 64 tokens",
-        ("ppo_iteration.py", "--ending", "short"),
-        "trl-1.12.0",
-        ppo_iteration.OURS,
-        ppo_iteration.PEER,
-        (3.2, 5.0),
-        bf16_settings=FROZEN,
-        bf16_options=EAGER,
-        runs=2,
-    ),
+    **{
+        f"ppo_{ending}{suffix}": Row(
+            f"{PPO}, responses of {words}{', compiled passes' if suffix else ''}",
+            ("ppo_iteration.py", "--ending", "never" if ending == "full" else ending, "--compile"),
+            "trl-1.12.0",
+            side,
+            ppo_iteration.PEER,
+            targets,
+            bf16_settings=FROZEN,
+            bf16_options=EAGER,
+            runs=1 if ending == "full" else 2,
+        )
+        for ending, words, targets in (
+            ("full", "full 64 tokens", (1.35, 3.0)),
+            ("short", "about 20 of 64 tokens", (3.2, 5.0)),
+        )
+        for suffix, side in (("", ppo_iteration.OURS), ("_compiled", ppo_iteration.COMPILED))
+    },
     "generation": Row(
         "generation alone, 64 prompts, about 20 of 64 tokens",
         ("generation.py", "--ending", "short"),
@@ -82,7 +79,6 @@ ROWS = {
         ppo_iteration.OURS,
         generation.PEER,
         (2.5, 3.0),
-        bf16_options=EAGER,
         runs=2,
     ),
     "reward_plain": Row(RM, ("reward.py",), "trl-1.16.0", reward.PLAIN, reward.PEER, (6.0, 6.0)),

@@ -1,7 +1,7 @@
 """Runs of several processes in turn, so that whatever else the machine does weighs on all of them.
 
-Every contestant is one warm process: it loads, runs once uncounted, and then waits for its turns. Nothing else runs
-meanwhile. Each round lets every contestant run once, and every other round goes the other way round.
+Every contestant is one warm process: it loads, runs three times uncounted, and then waits for its turns. Nothing else
+runs meanwhile. Each round lets every contestant run once, and every other round goes the other way round.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ class Process:
         raise RuntimeError(f"{self.name} ended with {self.process.wait()}:\n{wrote}")
 
 
+UNCOUNTED = 3  # compilers, of torch and of oneDNN, meet new shapes in them
+
+
 def alternate(contestants: list[Contestant], *, runs: int, threads: int) -> dict[str, list[Run]]:
     """``runs`` counted runs of every contestant, by name."""
     found: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
@@ -97,7 +100,8 @@ def alternate(contestants: list[Contestant], *, runs: int, threads: int) -> dict
         try:
             for contestant in contestants:
                 processes.append(Process(contestant, Path(name), threads))
-                processes[-1].run()
+                for _ in range(UNCOUNTED):
+                    processes[-1].run()
             for round_ in range(runs):
                 for process in processes if round_ % 2 == 0 else reversed(processes):
                     found[process.name].append(process.run())

@@ -1,6 +1,6 @@
 """Seconds per phase and tokens per second of PPO iterations, alone or against TRL's PPOTrainer.
 
-    python tests/benchmarks/ppo_iteration.py [--ending short] [--dtype bf16] [--peer .peers/trl-1.12.0/bin/python]
+    python tests/benchmarks/ppo_iteration.py [--ending short] [--dtype bf16] [--compile] [--peer PYTHON]
     python tests/benchmarks/ppo_iteration.py --model FOLDER [--reward FOLDER] --prompts prompts.jsonl
     python tests/benchmarks/ppo_iteration.py --scaling 64 256 1024
 
@@ -24,7 +24,9 @@ from duel import Contestant, Run, alternate, median
 from matmul import Shapes
 from report import Need, phase_shares, print_duel, print_phases, save
 
-OURS, PEER = "rlhf_lightning", "TRL 1.12.0 PPOTrainer"
+OURS, COMPILED, PEER = "rlhf_lightning", "rlhf_lightning, compiled passes", "TRL 1.12.0 PPOTrainer"
+# Under torch.compile plain products are faster than torch's fused attention on a CPU, but not for a step of decoding.
+COMPILED_ATTENTION = ("model.attn_implementation=eager", "rollout.engine.attn_implementation=sdpa")
 MEAN_LENGTHS = {"never": 64, "short": 20}
 
 
@@ -48,7 +50,9 @@ def inputs(arguments: argparse.Namespace, folder: Path, episodes: int) -> dict[s
     return {"policy": str(policy), "reward": str(reward), "prompts": str(prompts)}
 
 
-def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episodes: int) -> Contestant:
+def ours(
+    name: str, given: dict[str, str], arguments: argparse.Namespace, episodes: int, *, compiled: bool = False
+) -> Contestant:
     """This package's side, one iteration a run."""
     reward = (
         [f"module.reward.name={given['reward']}"]
@@ -73,8 +77,10 @@ def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episod
         f"module.value_learning_rate={arguments.learning_rate}",
         *([f"model.attn_implementation={arguments.attention}"] if arguments.attention else []),
     ]
+    if compiled:
+        overrides += COMPILED_ATTENTION
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
-    return sides.stage(name, "ppo", arguments, overrides, callback)
+    return sides.stage(name, "ppo", arguments, overrides, callback, compiled=compiled)
 
 
 def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
@@ -173,6 +179,8 @@ def main() -> None:
             return
         given = inputs(arguments, folder, arguments.episodes)
         contestants = [ours(OURS, given, arguments, arguments.episodes)]
+        if arguments.compile:
+            contestants.append(ours(COMPILED, given, arguments, arguments.episodes, compiled=True))
         if arguments.peer:
             if lines(given["prompts"]) < arguments.episodes or "reward" not in given:
                 raise SystemExit("the peer needs --reward and as many prompts as episodes")
@@ -180,9 +188,11 @@ def main() -> None:
         found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)
         shapes = Shapes.of(given["policy"])
         lengths = episode_lengths(found[OURS])
-        shares = phase_shares(found[OURS], needs(*lengths, shapes, arguments), shapes, arguments.dtype)
+        need = needs(*lengths, shapes, arguments)
+        shares = {name: phase_shares(found[name], need, shapes, arguments.dtype) for name in found if name != PEER}
     work = f"PPO iteration: {arguments.episodes} episodes, {arguments.dtype}, {arguments.threads} threads"
-    print_phases(shares, work)
+    for name, share in shares.items():
+        print_phases(share, f"{name}, {work}")
     means = mean_lengths(found)
     print_duel(found, dict.fromkeys(found, float(sum(map(sum, lengths)))), work)
     for name, mean in means.items():

@@ -11,12 +11,19 @@ from duel import Contestant
 
 
 def stage(
-    name: str, kind: str, arguments: argparse.Namespace, overrides: list[str], callback: dict[str, Any]
+    name: str,
+    kind: str,
+    arguments: argparse.Namespace,
+    overrides: list[str],
+    callback: dict[str, Any],
+    *,
+    compiled: bool = False,
 ) -> Contestant:
-    """``rlhf-train stage=kind`` with a callback of ``phases.py``; what was given with --set comes last."""
+    """``rlhf-train stage=kind`` with a callback of ``phases.py``, and ``compiled_passes`` if asked for; what was given
+    with --set comes last."""
     settings = {"stage": kind, "dtype": arguments.dtype, "overrides": [*overrides, *arguments.set]}
     callbacks = {"measure": callback}
-    if arguments.compile:
+    if compiled:
         callbacks["compiled_passes"] = {"_target_": "rlhf_lightning.callbacks.CompiledPasses"}
     return Contestant(name, sys.executable, "ours.py", settings | {"callbacks": callbacks})
 
@@ -31,4 +38,4 @@ def passes(name: str, kind: str, arguments: argparse.Namespace, rows: str, overr
         "trainer.max_epochs=100000",
     ]
     callback = {"_target_": "phases.Phases", "every": -(-lines(rows) // arguments.batch)}
-    return stage(name, kind, arguments, [*common, *overrides], callback)
+    return stage(name, kind, arguments, [*common, *overrides], callback, compiled=arguments.compile)
