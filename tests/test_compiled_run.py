@@ -12,7 +12,6 @@ import pytest
 
 from rlhf_lightning import train
 
-
 ONE = ["data.iterations=1"]
 
 
