@@ -64,6 +64,7 @@ def test_a_reward_adapter_of_two_processes_serves_one(
     torch.testing.assert_close(shared.score_ids(ids, lengths), alone.score(ids, lengths).detach(), atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_of_an_adapter_holds_what_trains_and_is_exported(
     causal_lm_folders: dict[str, Path], files: dict[str, str], tmp_path: Path
 ) -> None:

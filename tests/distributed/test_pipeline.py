@@ -35,6 +35,7 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     pipeline.main()
 
 
+@pytest.mark.slow
 def test_stages_train_with_two_processes_each_under_its_strategy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,7 +79,7 @@ def job_of(controller: int) -> int:
     return int(Path(f"/proc/{controller}/task/{controller}/children").read_text().split()[0])
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_job_that_is_told_to_end_saves_and_comes_back(sft: list[str], tmp_path: Path, devices: int) -> None:
     """By SIGUSR2, as SLURM sends it before the time limit; with two processes the job starts them as a command."""
     arguments = [*sft, "trainer.max_steps=100", "resume=auto"]
