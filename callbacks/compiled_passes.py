@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import lightning as L
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import check_compiler, compile_passes, is_quantized, is_sharded
+from rlhf_lightning.models import backbones, check_compiler, compile_passes, is_quantized, is_sharded
 
 
 class CompiledPasses(L.Callback):
@@ -23,18 +18,24 @@ class CompiledPasses(L.Callback):
     as it is (``rollout.engine.compile=true`` compiles it).
 
     Raises:
-        UserError: no compiler, no transformers model, or one in shards or in few bits.
+        UserError: no compiler, no transformers model, one in shards or in few bits, or ``rollout.async=true``.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compile at the first passes."""
-        backbones = {id(model.base_model): model.base_model for model in _models(pl_module)}
-        if not backbones:
+        if getattr(getattr(pl_module, "async_rollouts", None), "enabled", False):
+            raise UserError(
+                "CompiledPasses leaves sampling uncompiled, which torch switches for all threads at once: with "
+                "rollout.async=true the updates beside it would be uncompiled, too; set rollout.async=false or leave "
+                "compiled_passes out of callbacks"
+            )
+        found = backbones(pl_module, getattr(pl_module, "reward", None))
+        if not found:
             raise UserError(
                 f"CompiledPasses: {type(pl_module).__name__} has no model of transformers; compile your own with "
                 "torch.nn.Module.compile, or leave compiled_passes out of callbacks"
             )
-        for backbone in backbones.values():
+        for backbone in found:
             stored = "in shards" if is_sharded(backbone) else "in few bits" if is_quantized(backbone) else None
             if stored:
                 raise UserError(
@@ -46,13 +47,5 @@ class CompiledPasses(L.Callback):
             key="callbacks=[...,compiled_passes]",
             instead="leave compiled_passes out",
         )
-        for backbone in backbones.values():
+        for backbone in found:
             compile_passes(backbone)
-
-
-def _models(module: L.LightningModule) -> Iterator[PreTrainedModel]:
-    reward: Any = getattr(module, "reward", None)
-    kept_apart = getattr(reward, "model", None)  # of a RewardModelScorer, which is no module
-    for part in (module, kept_apart):
-        if isinstance(part, nn.Module):
-            yield from (one for one in part.modules() if isinstance(one, PreTrainedModel))

@@ -71,7 +71,9 @@ class PolicyEvaluation(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files before anything is trained."""
         require_episodes(self, pl_module)
-        missing = [name for name in _READ if getattr(pl_module, name, None) is None]
+        # Of shared roles the reference is the policy without its adapter.
+        known = {"reference"} if getattr(pl_module, "_reference_logprobs", None) is not None else set()
+        missing = [name for name in _READ if name not in known and getattr(pl_module, name, None) is None]
         if missing:
             raise UserError(
                 f"PolicyEvaluation reads {', '.join(_READ)} of a module and {type(pl_module).__name__} lacks "

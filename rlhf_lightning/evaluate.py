@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -16,7 +19,7 @@ from rlhf_lightning.cli import command_line, reported, require_values, run_scrip
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import Judge, ScoreJudge, write_report
 from rlhf_lightning.evaluation.benchmarks import write_benchmark_report
-from rlhf_lightning.models import RewardModelScorer
+from rlhf_lightning.evaluation.loaded import ModelSource, load_scorer
 from rlhf_lightning.train import quieten
 
 _PACKAGES = ("rlhf-lightning", "torch", "transformers")
@@ -33,6 +36,9 @@ def _app(config: DictConfig) -> Any:
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     asked = config.preference.prompts is not None
+    given = [name for name in ("reward_model", "judge", "judges", "comparisons") if config.preference[name] is not None]
+    if given and not asked:
+        raise UserError(f"preference.{given[0]} has no effect without prompts=FILE, the prompts that are answered")
     judge = _judge(config) if asked else None
     # Benchmarks read their files when they are made: what is missing is told before any model is asked.
     benchmarks = instantiate(config.benchmarks, _convert_="all")
@@ -42,6 +48,8 @@ def _app(config: DictConfig) -> Any:
     if asked:
         compare = instantiate(config.preference, _partial_=True)
         preference = compare(out=config.out) if judge is None else compare(out=config.out, judge=judge)
+        # Benchmarks take hours and may fail: what was judged is kept.
+        (Path(config.out) / "preference.json").write_text(json.dumps(preference, indent=1), encoding="utf-8")
     if preference is not None and not benchmarks and config.evaluate.text is None:
         page = write_report(preference | made | {"seed": config.seed}, config.out)
     else:
@@ -66,7 +74,12 @@ def _judge(config: DictConfig) -> Judge | None:
             f"prompts={config.preference.prompts} asks who is preferred: give preference.reward_model=FOLDER, or a "
             "judge, such as preference.judge={_target_: rlhf_lightning.evaluation.ChatJudge, url: ..., model: ...}"
         )
-    return ScoreJudge(score=RewardModelScorer(name=str(folder)))
+    form = {name: config.evaluate[name] for name in ("dtype", "revision", "attn_implementation", "trust_remote_code")}
+    return ScoreJudge(score=load_scorer(ModelSource(str(folder), **form), config.evaluate.device or _accelerator()))
+
+
+def _accelerator() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:

@@ -122,8 +122,9 @@ _NOTES = [
     "**Win rate**: each response is judged against the baseline's response to the same prompt; ties count half. The "
     "interval is a 95 % bootstrap over prompts, so it says how much other prompts would change the number, not other "
     "training seeds.",
-    "**Gold reward** is the judge's own score, which training never sees; **proxy reward** is the trained reward "
-    "model's score, which PPO maximises.",
+    "**Gold reward** is the judge's own score; **proxy reward** is the trained reward model's score, which PPO "
+    "maximises. A judge that is that reward model is no second opinion: it reads each response as if it had ended, and "
+    "training has seen it.",
     "**KL** is `log π(y|x) − log π_baseline(y|x)`, summed over a response and averaged over the model's own samples. "
     "For the few-shot base it is that of the response's text, given its longer prompt.",
     "**Length** counts tokens, its end included. **Ended by EOS**: the others reached the length limit.",

@@ -3,7 +3,7 @@
 from rlhf_lightning.models.adapted import base_of_adapter, load_language_model
 from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord, card_data, card_section
-from rlhf_lightning.models.compiler import check_compiler, compile_passes
+from rlhf_lightning.models.compiler import backbones, check_compiler, compile_passes
 from rlhf_lightning.models.context import context_length
 from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
@@ -67,6 +67,7 @@ __all__ = [
     "add_lora",
     "any_rank",
     "as_factory",
+    "backbones",
     "base_fingerprint",
     "base_of_adapter",
     "card_data",

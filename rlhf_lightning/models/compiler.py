@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
 
@@ -21,6 +22,18 @@ def compile_options(**options: Any) -> dict[str, Any]:
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
         options["recompile_limit"] = _VARIANTS
     return options
+
+
+def backbones(*parts: Any) -> list[nn.Module]:
+    """The bodies, without heads, of all transformers models in modules and in rewards, which are no modules: the
+    ``model`` of a scorer and those of the ``rewards`` of a sum. What has none gives none."""
+    scorers = [*parts, *(scorer for part in parts for scorer in getattr(part, "rewards", ()))]
+    found: dict[int, nn.Module] = {}
+    for part in [*scorers, *(getattr(scorer, "model", None) for scorer in scorers)]:
+        for model in part.modules() if isinstance(part, nn.Module) else ():
+            if isinstance(model, PreTrainedModel):
+                found[id(model.base_model)] = model.base_model
+    return list(found.values())
 
 
 def compile_passes(backbone: nn.Module) -> None:

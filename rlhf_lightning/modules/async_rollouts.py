@@ -51,6 +51,7 @@ class AsyncRollouts:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.saved: list[dict[str, Tensor] | None] = []  # of a checkpoint, one for each process
+        self._stream: Any = None  # the thread's on a GPU, kept because torch keeps memory by stream
         self._ready: tuple[PromptBatch, Generation] | None = None
         self._copy: nn.Module | None = None
         self._logprobs: Logprobs | None = None
@@ -62,6 +63,8 @@ class AsyncRollouts:
             UserError: sharded weights, whose passes are collectives in an order that all processes share; an engine
                 that does not say that it can (``beside_training``); a ``rollout`` of one's own without ``policy``.
         """
+        if not isinstance(self.enabled, bool):
+            raise UserError(f"rollout.async={self.enabled} must be true or false")
         if not self.enabled:
             return
         if module.world.sharded:
@@ -111,7 +114,9 @@ class AsyncRollouts:
             )
         policy, logprobs = self._behaviour(module)
         generator = self._generator(module, module.iterations + 1)
-        entered = _same_context(module.device)
+        if module.device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(module.device)  # type: ignore[no-untyped-call]  # torch's own has no types
+        entered = _same_context(module.device, self._stream)
 
         def sample() -> Generation:
             with entered():
@@ -200,14 +205,13 @@ def _own(generation: Generation) -> Generation:
     return Generation(*(taken(part) for part in generation))
 
 
-def _same_context(device: torch.device) -> Callable[[], Any]:
-    """What makes a thread compute as this one does: its autocast, and on a GPU a stream that begins behind this one's
-    work and is empty at the end."""
+def _same_context(device: torch.device, there: Any) -> Callable[[], Any]:
+    """What makes a thread compute as this one does: its autocast, and on a GPU a stream, ``there``, that begins behind
+    this one's work and is empty at the end."""
     kind = device.type
     casts: Any = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
     here = torch.cuda.current_stream(device) if kind == "cuda" else None
-    there = None if here is None else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own has no types
-    if here is not None and there is not None:
+    if here is not None:
         there.wait_stream(here)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,15 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.callbacks import CompiledPasses
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import NativeEngine, compile_passes, hidden_states
+from rlhf_lightning.models import (
+    ContinuousEngine,
+    NativeEngine,
+    RewardModelScorer,
+    WeightedSum,
+    backbones,
+    compile_passes,
+    hidden_states,
+)
 from rlhf_lightning.modules import PPOModule
 
 
@@ -120,3 +129,28 @@ def test_sampling_that_fails_leaves_passes_compiled(
         )
     hidden_states(model, ids)
     assert len(compiled) == 2
+
+
+def test_sampling_beside_training_is_refused(
+    compiled: list[int], make_ppo: Callable[..., PPOModule], make_data: Any, make_trainer: Any
+) -> None:
+    with pytest.raises(UserError, match="set rollout.async=false or leave compiled_passes out"):
+        fit(make_trainer, make_ppo(async_rollouts=True), make_data(), CompiledPasses())
+
+
+def test_continuous_batching_samples_with_passes_as_they_are(
+    compiled: list[int], make_causal_lm: Callable[[str], PreTrainedModel]
+) -> None:
+    model = make_causal_lm("llama")
+    compile_passes(model.base_model)
+    ids = torch.ones(1, 2, dtype=torch.long)
+    ContinuousEngine().generate(model, ids, torch.tensor([2]), max_new_tokens=2, eos_token_id=0, pad_token_id=1)
+    assert not compiled
+
+
+def test_the_models_of_a_sum_of_rewards_are_found(
+    reward_model_folders: dict[str, Path], make_ppo: Callable[..., PPOModule]
+) -> None:
+    scorer = RewardModelScorer(name=str(reward_model_folders["llama"]))
+    module = make_ppo(reward=WeightedSum(rewards=[scorer, len], weights=[1.0, 0.5]))
+    assert scorer.model.model.base_model in backbones(module, module.reward)

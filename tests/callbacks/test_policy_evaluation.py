@@ -11,6 +11,7 @@ import torch
 
 from rlhf_lightning.callbacks import PolicyEvaluation
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import Lora, load_causal_lm
 
 
 class Restless:
@@ -126,3 +127,17 @@ def test_a_module_of_one_s_own_is_told_what_it_lacks(
     found = callback._evaluate(module)
     assert found["kl"] == pytest.approx(0.0, abs=1e-5)
     assert found["proxy_reward"] == 1.0
+
+
+def test_the_reference_may_be_the_policy_without_its_adapter(
+    make_ppo: Any, make_data: Any, make_trainer: Any, new_logger: Any, causal_lm_folders: Any, ppo_files: Any
+) -> None:
+    logger = new_logger()
+    callback = PolicyEvaluation(prompts=ppo_files["validation"], judge=Restless(), every=2)
+
+    def adapted() -> Any:
+        return load_causal_lm(name=str(causal_lm_folders["llama"]), lora=Lora(rank=2))
+
+    module, _ = fitted(make_ppo, make_data, make_trainer, logger, callback, policy=adapted, value=None, roles="shared")
+    assert module.reference is None
+    assert len(logger.series("eval/win_rate_vs_sft")) == 2

@@ -288,3 +288,9 @@ def test_batches_must_name_the_next_prompts(fit: Fit, make_ppo: MakePPO, batches
     plain = [{"prompts": batch["prompts"]._replace(ahead=None)} for batch in batches]
     with pytest.raises(UserError, match="does not name its prompts"):
         fit(make_ppo(async_rollouts=True), plain)
+
+
+def test_it_is_on_or_off(fit: Fit, make_ppo: MakePPO, batches: list[Any]) -> None:
+    """``off`` is a text for OmegaConf, and a text that is not empty would be true."""
+    with pytest.raises(UserError, match="rollout.async=off must be true or false"):
+        fit(make_ppo(async_rollouts="off"), batches)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.compiler import uncompiled
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.engines.agreement import check_agreement
 from rlhf_lightning.models.engines.attention import attending
@@ -88,7 +89,8 @@ class ContinuousEngine:
         )
         (seed,) = draw_seeds(1, generator)
         config = self._config(model, [len(prompt) + max_new_tokens for prompt in prompts], seed)
-        with generation_mode(model), attending(model), _own_randomness(input_ids.device), _own_garbage():
+        own = _own_randomness(input_ids.device), _own_garbage()
+        with generation_mode(model), attending(model), uncompiled(), own[0], own[1]:
             outputs = _run(model, prompts, generation_config, config)
         drawn = [output.generated_tokens for output in outputs], [output.logprobs for output in outputs]
         ends: dict[str, Any] = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}

@@ -113,7 +113,7 @@ class NativeEngine:
         count = len(input_ids)
         # A validation's inference mode would have every shape compiled a second time.
         inference = torch.is_inference_mode_enabled() and self._compiled is None
-        passes = uncompiled() if self._compiled is None else nullcontext()
+        passes = nullcontext() if self._compiled is not None and self._compiled.compile else uncompiled()
         casts, attends = cached_casts(input_ids.device.type), attending(model, self.attn_implementation)
         with torch.inference_mode(inference), generation_mode(model), casts, attends, passes:
             response_ids = torch.full((count, max_new_tokens), pad_token_id, dtype=torch.long, device=input_ids.device)
@@ -148,7 +148,8 @@ class _Decoding:
     def run(self, rows: Tensor, input_ids: Tensor, lengths: Tensor) -> None:
         """Decode the prompts together, writing into the given ``rows`` of the results."""
         steps = self.response_ids.shape[1]
-        prompts = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1)
+        with uncompiled():
+            prompts = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1)
         logits, decode = prompts.logits, self.steps(prompts, steps - 1)
         del prompts  # its cache may have been copied
         alive = torch.ones_like(rows, dtype=torch.bool)

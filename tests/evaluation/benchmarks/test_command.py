@@ -68,6 +68,7 @@ def test_the_command_writes_a_report(
         (["benchmarks=[nothing]"], "nothing"),
         (["models.a.name=x"], "there is nothing to evaluate"),
         (["models.sft.name=x", "prompts=p.jsonl"], "prompts=p.jsonl asks who is preferred: give preference.reward"),
+        (["preference.reward_model=x"], "preference.reward_model has no effect without prompts=FILE"),
         (["evaluate.batch_size=many"], "evaluate.batch_size=many must be a whole number"),
         (["models.a.name=x", "evaluate.text=t", "evaluate.text_block=0"], "evaluate.text_block=0 must be at least 1"),
         (["+evaluate.batchsize=2"], "no such key: evaluate.batchsize; did you mean evaluate.batch_size?"),
