@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")  # Okabe and Ito
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+_TICKS = 6  # values that were tried, each of which is named on its axis
 _SPREAD = 10.0  # a parameter whose largest value is so many times its smallest has a logarithmic axis
 
 
@@ -35,7 +36,11 @@ def effects(trials: Sequence[Trial], metrics: Sequence[str]) -> Figure | None:
             color = "grey" if alone or len(lines) > len(_COLORS) else _COLORS[index]
             marker = "x" if alone else _MARKERS[index % len(_MARKERS)]
             ax.plot(*zip(*points, strict=True), linewidth=1.2, label=others, color=color, marker=marker)
-        _scale(ax, "x", [_number(trial.parameters()[key]) or 0.0 for trial in done])
+        tried = sorted({_number(trial.parameters()[key]) or 0.0 for trial in done})
+        _scale(ax, "x", tried)
+        if len(tried) <= _TICKS:
+            ax.set_xticks(tried, [f"{value:g}" for value in tried])
+            ax.set_xticks([], minor=True)
         ax.set_xlabel(short(key, numbers))
         ax.set_ylabel(metric)
         if 1 < len(lines) <= len(_COLORS) and place < len(numbers):

@@ -141,3 +141,12 @@ def test_the_front_of_the_pareto_plot_is_drawn() -> None:
     front = drawing.axes[0].lines[0]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(1.0, 1.0), (4.0, 2.0), (9.0, 3.0)]
     assert plots.pareto(TRIALS, {"reward": "maximize"}) is None
+
+
+def test_values_that_were_tried_are_named_on_the_axis() -> None:
+    """A logarithmic axis would name its own, some over one another."""
+    drawing = plots.effects([trial(number, value) for number, value in enumerate(("0.05", "0.2", "0.8"))], ["reward"])
+    assert drawing is not None
+    (axes,) = drawing.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.05", "0.2", "0.8"]
+    assert not [label for label in axes.get_xticklabels(minor=True) if label.get_text()]
