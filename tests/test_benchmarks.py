@@ -116,7 +116,7 @@ def test_operations_are_counted_as_by_hand(script: Callable[[str], Any]) -> None
     assert shapes.forward([1, 1, 1]) == 3 * 24 + 3 * 8
 
 
-def test_contestants_take_turns_and_the_first_run_of_each_is_not_counted(
+def test_contestants_take_turns_and_the_first_three_runs_of_each_are_not_counted(
     script: Callable[[str], Any], tmp_path: Path
 ) -> None:
     duel, order = script("duel"), tmp_path / "order"
@@ -128,8 +128,8 @@ def test_contestants_take_turns_and_the_first_run_of_each_is_not_counted(
     )
     contestants = [duel.Contestant(name, sys.executable, str(fake), {"letter": name}) for name in "ab"]
     found = duel.alternate(contestants, runs=3, threads=1)
-    assert order.read_text() == "ab" + "abbaab"
-    assert [run.figures["run"] for run in found["a"]] == [2, 3, 4]
+    assert order.read_text() == "aaabbb" + "abbaab"
+    assert [run.figures["run"] for run in found["a"]] == [4, 5, 6]
 
 
 def test_a_contestant_that_fails_says_why(script: Callable[[str], Any], tmp_path: Path) -> None:
