@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -19,7 +18,7 @@ from rlhf_lightning.cli import command_line, reported, require_values, run_scrip
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import Judge, ScoreJudge, write_report
 from rlhf_lightning.evaluation.benchmarks import write_benchmark_report
-from rlhf_lightning.evaluation.loaded import ModelSource, load_scorer
+from rlhf_lightning.evaluation.loaded import ModelSource, device_of, load_scorer
 from rlhf_lightning.train import quieten
 
 _PACKAGES = ("rlhf-lightning", "torch", "transformers")
@@ -75,11 +74,7 @@ def _judge(config: DictConfig) -> Judge | None:
             "judge, such as preference.judge={_target_: rlhf_lightning.evaluation.ChatJudge, url: ..., model: ...}"
         )
     form = {name: config.evaluate[name] for name in ("dtype", "revision", "attn_implementation", "trust_remote_code")}
-    return ScoreJudge(score=load_scorer(ModelSource(str(folder), **form), config.evaluate.device or _accelerator()))
-
-
-def _accelerator() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return ScoreJudge(score=load_scorer(ModelSource(str(folder), **form), device_of(config.evaluate.device)))
 
 
 def main() -> None:

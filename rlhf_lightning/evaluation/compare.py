@@ -14,7 +14,7 @@ from rlhf_lightning.evaluation.compare_inputs import check_models, prompt_rows, 
 from rlhf_lightning.evaluation.divergence import kl_from
 from rlhf_lightning.evaluation.judges import Judge
 from rlhf_lightning.evaluation.language_modelling import block_losses, text_batches
-from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_model, load_scorer
+from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, device_of, load_model, load_scorer
 from rlhf_lightning.evaluation.preference import judge_in_random_order
 from rlhf_lightning.evaluation.responses import Responses, intervals, sample_table, summarize, write_samples
 from rlhf_lightning.evaluation.reward_model import evaluate_reward_model
@@ -113,7 +113,7 @@ def evaluate_models(
     check_models(present, baseline)
     prefixes = {name: read_prefix(name, spec.get("prefix")) for name, spec in present.items()}
     rows = prompt_rows(prompts, limit, seed)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device_of(device)
     form = ModelSource("", dtype, revision, attn_implementation, trust_remote_code)
     scorer = None if reward_model is None else load_scorer(form.of({"name": str(reward_model)}), place)
     ranking = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from rlhf_lightning.data import Encoder
@@ -44,6 +45,11 @@ class LoadedModel(NamedTuple):
     model: nn.Module
     encoder: Encoder
     logprobs: TokenLogprobs
+
+
+def device_of(asked: str | None) -> str:
+    """The device that was asked for, else the accelerator if there is one."""
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_model(source: ModelSource, device: str, temperature: float) -> LoadedModel:

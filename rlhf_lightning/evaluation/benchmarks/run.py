@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from rlhf_lightning.data import TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.benchmarks.answering import Answered, answer, check_newline
@@ -17,7 +15,7 @@ from rlhf_lightning.evaluation.benchmarks.samples import write_samples
 from rlhf_lightning.evaluation.benchmarks.task import Interval, Measured, Task
 from rlhf_lightning.evaluation.benchmarks.tax import alignment_tax
 from rlhf_lightning.evaluation.language_modelling import mean_loss, text_batches
-from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, load_encoder, load_model
+from rlhf_lightning.evaluation.loaded import LoadedModel, ModelSource, device_of, load_encoder, load_model
 from rlhf_lightning.models import content_fingerprint
 
 log = logging.getLogger(__name__)
@@ -88,7 +86,7 @@ def evaluate_benchmarks(
             raise UserError(f"evaluate.{key}={count} must be at least 1")
     blocks = _blocks(known, tasks, text, text_block, text_tokens, document_eos, sample_by)
     out = Path(out)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device_of(device)
 
     answered: dict[tuple[str, str, str], Answered] = {}
     fingerprints: dict[str, str] = {}

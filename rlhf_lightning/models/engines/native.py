@@ -67,9 +67,10 @@ class NativeEngine:
                     f"rollout.engine.{key} is for decoding models of transformers; {type(model).__name__} samples by "
                     f"itself: set rollout.engine.{key}={off}"
                 )
-        with nullcontext() if own is None else attending(model, own):
-            pass  # refused here if it is not there
-        if own is not None and "flash" not in own:  # which runs on a GPU alone, where the model may not be yet
+        if own is not None and "flash" in own:  # which runs on a GPU alone, where the model may not be yet
+            with attending(model, own):
+                pass  # refused here if it is not there
+        elif own is not None:
             key = f"rollout.engine.attn_implementation={own}"
             check_agreement(
                 NativeEngine(attn_implementation=own), model, key=key, instead="set it to null or to the model's own"
