@@ -218,6 +218,23 @@ def reward_model_folders(
 
 
 @pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a script that must fail as a user's mistake does; returns its one line."""
+
+    def run(main: Callable[[], None], *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 1
+        errors = capsys.readouterr().err
+        assert "Traceback" not in errors
+        (line,) = [line for line in errors.splitlines() if ": error: " in line]
+        return line
+
+    return run
+
+
+@pytest.fixture
 def example_folder(tmp_path: Path, causal_lm_folders: dict[str, Path]) -> Path:
     """A tiny model and the small files that README and guide speak of."""
     (tmp_path / "base").symlink_to(causal_lm_folders["llama"])

@@ -21,23 +21,6 @@ def write(path: Path, *rows: dict[str, object]) -> Path:
 
 
 @pytest.fixture
-def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a script that must fail as a user's mistake does; returns its one line."""
-
-    def run(main: Callable[[], None], *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["script", *(str(argument) for argument in arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 1
-        errors = capsys.readouterr().err
-        assert "Traceback" not in errors
-        (line,) = [line for line in errors.splitlines() if ": error: " in line]
-        return line
-
-    return run
-
-
-@pytest.fixture
 def demonstrations(tmp_path: Path) -> Path:
     return write(tmp_path / "demonstrations.jsonl", *[{"prompt": "say hi", "response": "hi there"}] * 4)
 

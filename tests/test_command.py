@@ -21,21 +21,9 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture
-def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
-    """Run a script that must fail as a user's mistake does; returns its one line."""
-
-    def run(main: Callable[[], None], *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 1
-        errors = capsys.readouterr().err
-        assert "Traceback" not in errors
-        (line,) = [line for line in errors.splitlines() if ": error: " in line]
-        return line
-
-    return run
+def fails(fails: Fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fails:
+    monkeypatch.chdir(tmp_path)
+    return fails
 
 
 @pytest.mark.parametrize(

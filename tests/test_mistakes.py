@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,7 +168,7 @@ def reason(
     reward_model_folders: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    fails: Callable[..., str],
 ) -> Callable[[str], str]:
     """The one line that a command ends with, which must fail before a weight is loaded."""
     ppo = f"module.reward.name={reward_model_folders['gpt2']} data.train={folder}/prompts.jsonl data.iterations=2"
@@ -191,16 +190,9 @@ def reason(
             own = [f"run_dir={tmp_path}/run"] if "run_dir" not in names else []
             given = [value for value in (*base, *own, *given) if value.partition("=")[0] not in names]
             arguments = [f"stage={stage}", *given, *arguments]
-        monkeypatch.setattr(sys, "argv", ["script", *arguments])
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("rlhf_lightning.models.loading._load", _no_weights)
-        with pytest.raises(SystemExit) as stop:
-            SCRIPTS[script].main()
-        assert stop.value.code == 1
-        errors = capsys.readouterr().err
-        assert "Traceback" not in errors
-        (line,) = [line for line in errors.splitlines() if ": error: " in line]
-        return line
+        return fails(SCRIPTS[script].main, *arguments)
 
     return run
 
