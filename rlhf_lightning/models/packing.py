@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.block_masks import example_block_mask, reads_block_masks
@@ -14,16 +15,20 @@ from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.policy import is_own
+from rlhf_lightning.models.sequence_attention import Sequences, attention_arguments, reads_layouts
+from rlhf_lightning.models.shapes import filled_states
 
-Layout = Literal["rows", "flat", "masked"]
+Layout = Literal["apart", "rows", "flat", "masked"]
 
 
 class PackedStates:
     """Last hidden states of packed rows, every example as if it stood alone.
 
-    transformers has three ways to be told where an example ends, and each is silently ignored by some combination
-    of architecture and ``attn_implementation``:
+    There are four ways to tell a model of transformers where an example ends, and each is silently ignored by some
+    combination of architecture and ``attn_implementation``:
 
+    - ``apart``: all packs joined in one row without padding, whose examples sdpa lays out as padded batches
+      (``models/sequence_attention.py``); on a CPU, where this costs the least.
     - ``rows``: position ids that restart and no mask; the model makes a block-diagonal causal mask of them
       (sdpa, eager, flex_attention). OPT does not hand the position ids to its mask.
     - ``flat``: the same with all packs joined in one row without padding. FlashAttention looks for restarts only
@@ -80,15 +85,30 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
     arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False  # with a cache, position ids are not searched for restarts
-    if layout != "flat" or len(input_ids) == 1:
+    if layout not in ("apart", "flat") or (layout == "flat" and len(input_ids) == 1):
         hidden: Tensor = backbone(**arguments).last_hidden_state
         return hidden
     real = torch.arange(input_ids.shape[1], device=lengths.device) < lengths.unsqueeze(1)
-    arguments |= {"input_ids": input_ids[real].unsqueeze(0), "position_ids": position_ids[real].unsqueeze(0)}
-    states = backbone(**arguments).last_hidden_state
+    ids, positions = input_ids[real], position_ids[real]
+    if layout == "apart":
+        starts = (positions == 0).nonzero().squeeze(1)
+        examples = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+        ids, positions, examples = _filled(model, ids, positions, examples)
+        arguments |= attention_arguments(Sequences.of(examples))
+    arguments |= {"input_ids": ids.unsqueeze(0), "position_ids": positions.unsqueeze(0)}
+    states: Tensor = backbone(**arguments).last_hidden_state[0, : int(lengths.sum())]
+    if len(states) == input_ids.numel():
+        return states.view(*input_ids.shape, -1)
     hidden = states.new_zeros((*input_ids.shape, states.shape[-1]))
-    hidden[real] = states[0]
-    return hidden
+    return hidden.masked_scatter(real.unsqueeze(-1), states)
+
+
+def _filled(model: nn.Module, ids: Tensor, positions: Tensor, examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With one more example, of padding, where few numbers of tokens are wanted (``models/shapes.py``)."""
+    more = len(filled_states(ids.unsqueeze(1), model)) - len(ids)
+    if not more:
+        return ids, positions, examples
+    return pad(ids, (0, more)), pad(positions, (0, more)), pad(examples, (0, 1), value=more)
 
 
 def _own_example(position_ids: Tensor) -> Tensor:
@@ -104,7 +124,7 @@ def _find_layout(model: nn.Module, key: str, off: str) -> Layout:
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     if "position_ids" not in inspect.signature(backbone.forward).parameters:
         raise UserError(f"{key}: {name} takes no position ids, so positions cannot restart inside a pack; set {off}")
-    layouts: list[Layout] = ["rows", "flat"]
+    layouts: list[Layout] = [*(("apart",) if reads_layouts(model) else ()), "rows", "flat"]
     if getattr(text_config(model), "sliding_window", None) is None:
         layouts.append("masked")
     for layout in layouts:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import PromptTrees, prompt_trees
@@ -15,6 +17,8 @@ from rlhf_lightning.models.block_masks import reads_block_masks, tree_block_mask
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import last_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
+from rlhf_lightning.models.sequence_attention import Trees, attention_arguments, reads_layouts
+from rlhf_lightning.models.shapes import filled_states
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class PromptTreeStates:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self._apart = False  # whether attention takes trees as layouts instead of masks
         self._right = 0  # the longest row that was measured and found right
         self._wrong: float = math.inf  # the shortest that was not
 
@@ -59,7 +64,10 @@ class PromptTreeStates:
                 f"module.share_prompt: the sliding window of {name} is {self._window()} tokens, less than any prompt "
                 "with a completion; set module.share_prompt=false"
             )
-        if not self._keeps_apart():
+        self._apart = reads_layouts(self.model)
+        if self._apart and not self._keeps_apart():
+            self._apart = False
+        if not self._apart and not self._keeps_apart():
             raise UserError(
                 f"module.share_prompt: {name} with this attention does not keep the completions of a prompt apart; set "
                 "module.share_prompt=false or another model.attn_implementation, such as sdpa"
@@ -105,9 +113,28 @@ class PromptTreeStates:
         return last_states(self.model, input_ids, lengths)
 
     def _states(self, trees: PromptTrees) -> Tensor:
+        if self._apart:
+            return self._states_apart(trees)
         flexible = reads_block_masks(self.model)
         sees = tree_block_mask(trees.tree, trees.branch) if flexible else trees.sees
         return masked_states(self.model, trees.input_ids, trees.position_ids, sees)[trees.row, trees.column]
+
+    def _states_apart(self, trees: PromptTrees) -> Tensor:
+        real = trees.tree >= 0
+        ids, positions, tree, branch = (
+            one[real] for one in (trees.input_ids, trees.position_ids, trees.tree, trees.branch)
+        )
+        if more := len(filled_states(ids.unsqueeze(1), self.model)) - len(ids):  # one more tree, of padding
+            ids, positions, branch = (pad(one, (0, more)) for one in (ids, positions, branch))
+            tree = pad(tree, (0, more), value=int(tree.max()) + 1)
+        layout = attention_arguments(Trees.of(tree, branch))
+        backbone: nn.Module = self.model.base_model  # type: ignore[assignment]  # a module, though torch does not say so
+        arguments: dict[str, Any] = {"use_cache": False} if _caches(backbone) else {}
+        arguments |= {"input_ids": ids.unsqueeze(0), "position_ids": positions.unsqueeze(0)}
+        states = backbone(**arguments, **layout).last_hidden_state[0]
+        last: Tensor = (real.flatten().cumsum(0) - 1).view_as(real)[trees.row, trees.column]
+        found: Tensor = states[last]
+        return found
 
     def _is(self, alone: Tensor, trees: PromptTrees, *, others: PromptTrees | None = None) -> bool:
         """Whether the trees' states are those of the sequences alone, and those of the last three sequences do not
@@ -140,6 +167,10 @@ class PromptTreeStates:
         with generation_mode(self.model):
             alone = self._alone(ids, lengths)
         return self._is(alone, prompt_trees(ids, lengths, group), others=prompt_trees(others, lengths, group))
+
+
+def _caches(backbone: nn.Module) -> bool:
+    return "use_cache" in inspect.signature(backbone.forward).parameters
 
 
 _LONGEST_PROBE = 4

@@ -121,6 +121,8 @@ class AsyncRollouts:
         def sample() -> Generation:
             with entered():
                 generation = module.rollout(ahead, generator, policy)
+                if module.old_logprobs == "engine":
+                    return generation
                 trajectory = Trajectory.begin(ahead, generation, module.encoder.pad_token_id)
                 parts = rollout_micro_batches(module, trajectory.lengths)
                 return generation._replace(behaviour=behaviour_logprobs(trajectory, logprobs, parts))
@@ -189,7 +191,7 @@ def _unpacked(saved: dict[str, Tensor], prompts: PromptBatch) -> tuple[PromptBat
     """What :meth:`AsyncRollouts.state` kept, beside the texts of ``prompts``."""
     found = {name: part.to(prompts.input_ids.device) for name, part in saved.items()}
     batch = PromptBatch(found.pop("prompt_ids"), found.pop("prompt_lengths"), prompts.prompts)
-    behaviour = found.pop("policy_logprobs"), found.pop("policy_entropy")
+    behaviour = (found.pop("policy_logprobs"), found.pop("policy_entropy")) if "policy_logprobs" in found else None
     return batch, Generation(**found, behaviour=behaviour)
 
 

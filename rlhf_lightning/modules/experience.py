@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import masked_mean
 from rlhf_lightning.models import Generation, PaddingFreeLogprobs, PaddingFreeValues, TokenLogprobs, score_texts
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
 from rlhf_lightning.modules.world import World
 
 Logprobs = TokenLogprobs | PaddingFreeLogprobs
+OldLogprobs = Literal["policy", "engine"]
 
 
 def decode_responses(encoder: Encoder, generation: Generation) -> list[str]:
@@ -67,7 +69,7 @@ def evaluate_responses(
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
     same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths.
-    ``behaviour``: log-probabilities and entropies [b, t] of the policy that sampled, if it was another one."""
+    ``behaviour``: log-probabilities and entropies [b, t] of what sampled, where they are known and to be used."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
     for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
@@ -94,11 +96,26 @@ def behaviour_logprobs(trajectory: Trajectory, policy: Logprobs, parts: list[Ten
     return logprobs, entropy
 
 
-def engine_gap(generation: Generation, trajectory: Trajectory) -> dict[str, Tensor]:
+def drawn_with(generation: Generation) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [b, t] that the engine drew with, and ``−log μ(y)``, an estimate of μ's entropy from one
+    sample without bias.
+
+    Raises:
+        UserError: the engine does not know them.
+    """
+    if generation.logprobs is None:
+        raise UserError(
+            "module.old_logprobs=engine needs the log-probabilities that the responses were drawn with, and this "
+            "engine or policy does not tell them; set module.old_logprobs=policy"
+        )
+    return generation.logprobs, -generation.logprobs
+
+
+def engine_gap(generation: Generation, trajectory: Trajectory, old: OldLogprobs = "policy") -> dict[str, Tensor]:
     """``rollout/engine_gap``: mean of ``|log μ(y) − log π_old(y)|`` over the tokens to learn from, μ what the engine
     drew from and π_old the policy's forward pass, which every update is measured against: rounding, or an engine that
-    samples something else. Nothing where the engine does not know."""
-    if generation.logprobs is None:
+    samples something else. Nothing where the engine does not know, or where π_old is μ."""
+    if generation.logprobs is None or old == "engine":
         return {}
     gap = (generation.logprobs - trajectory.logprobs).abs()
     return {"rollout/engine_gap": masked_mean(gap, trajectory.mask)}

@@ -49,6 +49,8 @@ class PPOModule(L.LightningModule):
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
         async_rollouts: sample early, beside updates (:class:`~rlhf_lightning.modules.async_rollouts.AsyncRollouts`).
+        old_logprobs: what ratios are counted from, ``policy``: its forward pass, or ``engine``: what the engine drew
+            with, which saves that pass; the first ratios are then 1 but for the engine's rounding.
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef, kl_estimator: β (the paper: 0.02); ``k1`` (the paper's), ``k2`` or ``k3``, penalised and logged.
@@ -81,6 +83,7 @@ class PPOModule(L.LightningModule):
         frozen_dtype: str | None = None,
         engine: RolloutEngine | None = None,
         async_rollouts: bool = False,
+        old_logprobs: experience.OldLogprobs = "policy",
         max_new_tokens: int = 256,
         temperature: float = 1.0,
         kl_coef: float = 0.02,
@@ -123,7 +126,7 @@ class PPOModule(L.LightningModule):
         self.reward: Any = reward
         self.roles, self.encoder, self.engine = roles, encoder, engine or NativeEngine()
         self.async_rollouts, self.samples_ahead = AsyncRollouts(enabled=async_rollouts), async_rollouts
-        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.max_new_tokens, self.temperature, self.old_logprobs = max_new_tokens, temperature, old_logprobs
         self.kl_coef, self.kl_estimator = kl_coef, kl_estimator
         self.gamma, self.lam, self.clip, self.value_clip = gamma, lam, clip, value_clip
         self.value_coef, self.ptx_coef, self.seed = value_coef, ptx_coef, seed
@@ -193,10 +196,10 @@ class PPOModule(L.LightningModule):
         prompts: PromptBatch = batch["prompts"]
         generation = self.async_rollouts.responses(self, prompts)
         rollout, trajectory = self.evaluate(prompts, generation, self.score(prompts, generation))
-        self.log_dict(experience.engine_gap(generation, trajectory), sync_dist=True)
+        self.log_dict(experience.engine_gap(generation, trajectory, self.old_logprobs), sync_dist=True)
         rollout, trajectory, text = experience.of_all_ranks(self.world, rollout, trajectory, batch.get("text"))
         if self.iterations == 0 and self.check_reference:
-            checks.check_reference_is_policy(trajectory, self._reference_logprobs.model)
+            checks.check_reference_is_policy(trajectory, self._reference_logprobs.model, self.old_logprobs)
         advantages, returns = self.advantages(trajectory.rewards, trajectory.values, trajectory.mask)
         trajectory = trajectory._replace(advantages=advantages, returns=returns)
         with self.async_rollouts.sampling(self, prompts, batch_idx):
@@ -234,7 +237,7 @@ class PPOModule(L.LightningModule):
             value=self._padding_free_values or self.value,
             cut=partial(rollout_micro_batches, self),
             world=self.world,
-            behaviour=generation.behaviour,
+            behaviour=experience.drawn_with(generation) if self.old_logprobs == "engine" else generation.behaviour,
         )
         tokens = trajectory.mask
         kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)

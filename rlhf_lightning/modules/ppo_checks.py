@@ -24,10 +24,13 @@ from rlhf_lightning.modules.padding_free import check_without_padding
 from rlhf_lightning.modules.trajectory import Trajectory
 
 if TYPE_CHECKING:
+    from rlhf_lightning.modules.experience import OldLogprobs
     from rlhf_lightning.modules.ppo import PPOModule
 
 MISSING_EOS = ("keep", "subtract", "set", "drop")
 KL_ESTIMATORS = ("k1", "k2", "k3")
+OLD_LOGPROBS = ("policy", "engine")
+_ENGINE = ", or the engine samples something else (set module.old_logprobs=policy),"
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -43,6 +46,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(f"module.missing_eos={settings['missing_eos']!r} is none of {', '.join(MISSING_EOS)}")
     if settings["kl_estimator"] not in KL_ESTIMATORS:
         raise UserError(f"module.kl_estimator={settings['kl_estimator']!r} is none of {', '.join(KL_ESTIMATORS)}")
+    if settings["old_logprobs"] not in OLD_LOGPROBS:
+        raise UserError(f"module.old_logprobs={settings['old_logprobs']!r} is neither 'policy' nor 'engine'")
     if settings["roles"] not in ("separate", "shared"):
         raise UserError(f"module.roles={settings['roles']!r} is neither 'separate' nor 'shared'")
     minibatch, micro_batch = settings["minibatch_size"], settings["micro_batch_size"]
@@ -134,15 +139,19 @@ def check_roles(
     check_vocabulary(getattr(value, "model", None), encoder, role="value model")
 
 
-def check_reference_is_policy(trajectory: Trajectory, reference: nn.Module) -> None:
+def check_reference_is_policy(trajectory: Trajectory, reference: nn.Module, old: OldLogprobs = "policy") -> None:
     """Before the first update the policy is the reference, so their log-probabilities must agree: up to rounding, where
-    the reference is kept in half precision."""
-    tolerance = 1e-2 if next(reference.parameters()).dtype == torch.float32 else 1e-1
+    the reference is kept in half precision, or an engine computes otherwise under autocast."""
+    exact = next(reference.parameters()).dtype == torch.float32
+    if old == "engine":
+        exact = exact and not torch.is_autocast_enabled(trajectory.mask.device.type)
+    tolerance = 1e-2 if exact else 1e-1
     gap = float(masked_mean((trajectory.logprobs - trajectory.ref_logprobs).abs(), trajectory.mask))
     if not gap <= tolerance:
         raise UserError(
             f"before any update the policy differs from the reference by {gap:.3g} nats a token: dropout is on "
-            "(set model.dropout=0) or they are different models; module.check_reference=false if that is meant"
+            f"(set model.dropout=0){_ENGINE if old == 'engine' else ''} or they are different models; "
+            "module.check_reference=false if that is meant"
         )
 
 

@@ -53,11 +53,15 @@ RM = "reward training, K = 9, prompt 128, completions 48"
 FROZEN = ("model.frozen_dtype=bf16",)  # as the peer's reference and reward model
 # Of both sides: on a CPU torch's fused attention is slower in bf16 than plain products at these lengths.
 EAGER = ("--attention", "eager")
+PPO_COMMANDS = {
+    "full": ("ppo_iteration.py", "--ending", "never"),
+    "short": ("ppo_iteration.py", "--ending", "short"),
+}
 ROWS = {
     **{
         f"ppo_{ending}{suffix}": Row(
-            f"{PPO}, responses of {words}{', compiled passes' if suffix else ''}",
-            ("ppo_iteration.py", "--ending", "never" if ending == "full" else ending, "--compile"),
+            f"{PPO}, responses of {words}{suffix and ', '}{side.rpartition(', ')[2] if suffix else ''}",
+            (*PPO_COMMANDS[ending], *(["--compile"] if side == ppo_iteration.COMPILED else [])),
             "trl-1.12.0",
             side,
             ppo_iteration.PEER,
@@ -70,7 +74,11 @@ ROWS = {
             ("full", "full 64 tokens", (1.35, 3.0)),
             ("short", "about 20 of 64 tokens", (3.2, 5.0)),
         )
-        for suffix, side in (("", ppo_iteration.OURS), ("_compiled", ppo_iteration.COMPILED))
+        for suffix, side in (
+            ("", ppo_iteration.OURS),
+            ("_lean", ppo_iteration.LEAN),
+            ("_compiled", ppo_iteration.COMPILED),
+        )
     },
     "generation": Row(
         "generation alone, 64 prompts, about 20 of 64 tokens",
@@ -132,6 +140,12 @@ def compare(row: Row, dtype: str, figures: dict[str, Any] | None) -> dict[str, A
     return found | {"ratio": found["theirs"][0] / found["ours"][0], "peer": row.theirs, "lengths": lengths}
 
 
+def phases_of(side: str, figures: dict[str, Any] | None) -> Any:
+    """The table of phases of a row's own side."""
+    found = (figures or {}).get("phases")
+    return {side: found[side]} if isinstance(found, dict) else found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [f"{name}_{dtype}" for name in ROWS for dtype in DTYPES]
@@ -164,7 +178,7 @@ def main() -> None:
         if tuple(command) not in measured:
             measured[tuple(command)] = measure(arguments, command)
         figures = measured[tuple(command)]
-        rows[name] = compare(ROWS[stem], dtype, figures) | {"phases": (figures or {}).get("phases")}
+        rows[name] = compare(ROWS[stem], dtype, figures) | {"phases": phases_of(ROWS[stem].ours, figures)}
     scaling = None
     if "scaling" in wanted:
         sizes = [str(size // 8 if arguments.small else size) for size in SCALING]

@@ -52,7 +52,10 @@ def phases(name: str, rows: list[dict[str, Any]]) -> str:
 def promises(rows: dict[str, dict[str, Any]], scaling: dict[str, Any] | None) -> str:
     """What must hold beside the ratios."""
     cells = []
-    sides = (rows.get("ppo_full_fp32") or {}).get("phases") or {}
+    sides: dict[str, Any] = {}
+    for name, row in rows.items():
+        if name.startswith("ppo_full") and name.endswith("fp32"):
+            sides |= row.get("phases") or {}
     for side, full in sides.items():
         whole = full[-1]
         loop = next(row["seconds"] for row in full if row["phase"] == "loop") / whole["seconds"]
@@ -94,8 +97,9 @@ def document(
         f"Medians and spreads of at least {runs} runs of each side, which take turns; all are warm processes that ran "
         "three times before, uncounted. The ratio is the peer's median by ours. Models, prompts, batches and dtype are "
         "the same on both sides. bf16 is autocast on weights in float32, of TRL `bf16=True`; PPOTrainer casts its "
-        "updates alone, and its two frozen models are loaded in bf16, as is the model that `generate` runs. The "
-        "settings of each side stand in `tests/benchmarks`.",
+        "updates alone, and its two frozen models are loaded in bf16, as is the model that `generate` runs. `lean` is "
+        "`module.padding_free=true module.old_logprobs=engine` under sdpa, `compiled passes` the callback of that "
+        "name. The settings of each side stand in `tests/benchmarks`.",
         ratios(rows),
     ]
     if any(row.get("lengths") for row in rows.values()):

@@ -4,6 +4,8 @@
     python tests/benchmarks/ppo_iteration.py --model FOLDER [--reward FOLDER] --prompts prompts.jsonl
     python tests/benchmarks/ppo_iteration.py --scaling 64 256 1024
 
+The lean side is ours with ``LEAN_OPTIONS``.
+
 Without --model the models are random Llamas of 5.6M parameters (``worlds.py``) and the prompts have 16 to 48 tokens.
 Policy, reference, value and reward model are four models. Given a language model alone, the reward is a constant and
 the value model starts from the language model. --set takes options of the configuration, such as data.text=FILE.
@@ -24,7 +26,14 @@ from duel import Contestant, Run, alternate, median
 from matmul import Shapes
 from report import Need, phase_shares, print_duel, print_phases, save
 
-OURS, COMPILED, PEER = "rlhf_lightning", "rlhf_lightning, compiled passes", "TRL 1.12.0 PPOTrainer"
+OURS, PEER = "rlhf_lightning", "TRL 1.12.0 PPOTrainer"
+LEAN, COMPILED = "rlhf_lightning, lean", "rlhf_lightning, compiled passes"
+# No padding, which sdpa reads best on a CPU, and ratios from what the engine drew with.
+LEAN_OPTIONS = (
+    "module.padding_free=true",
+    "model.attn_implementation=sdpa",
+    "module.old_logprobs=engine",
+)
 # Under torch.compile plain products are faster than torch's fused attention on a CPU, but not for a step of decoding.
 COMPILED_ATTENTION = ("model.attn_implementation=eager", "rollout.engine.attn_implementation=sdpa")
 MEAN_LENGTHS = {"never": 64, "short": 20}
@@ -50,9 +59,7 @@ def inputs(arguments: argparse.Namespace, folder: Path, episodes: int) -> dict[s
     return {"policy": str(policy), "reward": str(reward), "prompts": str(prompts)}
 
 
-def ours(
-    name: str, given: dict[str, str], arguments: argparse.Namespace, episodes: int, *, compiled: bool = False
-) -> Contestant:
+def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episodes: int) -> Contestant:
     """This package's side, one iteration a run."""
     reward = (
         [f"module.reward.name={given['reward']}"]
@@ -77,8 +84,8 @@ def ours(
         f"module.value_learning_rate={arguments.learning_rate}",
         *([f"model.attn_implementation={arguments.attention}"] if arguments.attention else []),
     ]
-    if compiled:
-        overrides += COMPILED_ATTENTION
+    compiled = name == COMPILED
+    overrides += {LEAN: LEAN_OPTIONS, COMPILED: COMPILED_ATTENTION}.get(name, ())
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
     return sides.stage(name, "ppo", arguments, overrides, callback, compiled=compiled)
 
@@ -98,9 +105,12 @@ def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
     return Contestant(PEER, arguments.peer, "peers/trl_ppo.py", settings)
 
 
-def needs(prompts: list[int], responses: list[int], shapes: Shapes, arguments: argparse.Namespace) -> dict[str, Need]:
+def needs(
+    prompts: list[int], responses: list[int], shapes: Shapes, arguments: argparse.Namespace, *, rescored: bool
+) -> dict[str, Need]:
     """What each phase of an iteration needs, without padding: logits at response tokens alone, rewards and values
-    without any; log-probabilities of policy and reference and values once before the updates."""
+    without any; values and log-probabilities of the reference, and with ``rescored`` of the policy, once before the
+    updates."""
     lengths = [one + other for one, other in zip(prompts, responses, strict=True)]
     written, tokens = float(sum(responses)), float(sum(lengths))
     plain, logits = shapes.forward(lengths), shapes.forward(lengths, written)
@@ -112,7 +122,7 @@ def needs(prompts: list[int], responses: list[int], shapes: Shapes, arguments: a
     return {
         "rollout": Need(rollout, written, decoded),
         "score": Need(plain, tokens, round(tokens), head=False),
-        "evaluate": Need(2 * logits + plain, tokens, rows),
+        "evaluate": Need((1 + rescored) * logits + plain, tokens, rows),
         "forward": Need(epochs * (logits + plain), epochs * tokens, rows),
         "backward": Need(2.0 * epochs * (logits + plain), epochs * tokens, rows, backward=True),
     }
@@ -178,9 +188,8 @@ def main() -> None:
             scaling(arguments, folder)
             return
         given = inputs(arguments, folder, arguments.episodes)
-        contestants = [ours(OURS, given, arguments, arguments.episodes)]
-        if arguments.compile:
-            contestants.append(ours(COMPILED, given, arguments, arguments.episodes, compiled=True))
+        sides_of_ours = [OURS, LEAN, *([COMPILED] if arguments.compile else [])]
+        contestants = [ours(name, given, arguments, arguments.episodes) for name in sides_of_ours]
         if arguments.peer:
             if lines(given["prompts"]) < arguments.episodes or "reward" not in given:
                 raise SystemExit("the peer needs --reward and as many prompts as episodes")
@@ -188,8 +197,10 @@ def main() -> None:
         found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)
         shapes = Shapes.of(given["policy"])
         lengths = episode_lengths(found[OURS])
-        need = needs(*lengths, shapes, arguments)
-        shares = {name: phase_shares(found[name], need, shapes, arguments.dtype) for name in found if name != PEER}
+        shares = {}
+        for name in sides_of_ours:
+            need = needs(*lengths, shapes, arguments, rescored=name != LEAN)
+            shares[name] = phase_shares(found[name], need, shapes, arguments.dtype)
     work = f"PPO iteration: {arguments.episodes} episodes, {arguments.dtype}, {arguments.threads} threads"
     for name, share in shares.items():
         print_phases(share, f"{name}, {work}")

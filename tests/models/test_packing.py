@@ -63,6 +63,7 @@ CONFIGS = {
         **IDS,
     ),
 }
+WINDOWED = {"mistral", "gemma3"}
 LENGTHS = [9, 7, 5, 12, 3, 1, 8, 2]  # first-fit decreasing into 20: 12+8, 9+7+3+1, 5+2
 
 
@@ -143,16 +144,24 @@ def test_log_probabilities_and_gradients_are_those_of_the_examples_alone(
 
 def test_the_way_that_each_model_understands_is_found() -> None:
     """OPT takes position ids and does not make its mask of them: restarted positions alone would leak."""
-    ways = {name: PackedStates(make(name)).check() for name in CONFIGS}
+    ways = {name: PackedStates(make(name, "eager")).check() for name in CONFIGS}
     assert ways.pop("opt") == "masked"
     assert set(ways.values()) == {"rows"}
+
+
+def test_on_a_cpu_fused_attention_is_given_the_examples_as_batches() -> None:
+    ways = {name: PackedStates(make(name)).check() for name in CONFIGS}
+    assert {name for name, way in ways.items() if way == "rows"} == WINDOWED
+    assert {way for name, way in ways.items() if name not in WINDOWED} == {"apart"}
 
 
 def test_a_leak_is_seen_in_half_precision_and_under_weak_weights() -> None:
     weak = OPTConfig(**{**CONFIGS["opt"].to_dict(), "init_std": 5e-4})
     for seed in range(3):
         torch.manual_seed(seed)
-        assert PackedStates(Auto.from_config(weak, dtype=torch.bfloat16)).check() == "masked"
+        assert (
+            PackedStates(Auto.from_config(weak, dtype=torch.bfloat16, attn_implementation="eager")).check() == "masked"
+        )
 
 
 def _one_row_only(
@@ -245,7 +254,7 @@ def test_the_probe_leaves_the_model_as_it_was() -> None:
     config = GPT2Config(**{**CONFIGS["gpt2"].to_dict(), "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5})
     model = Auto.from_config(config).train()
     before = torch.get_rng_state()
-    assert PackedStates(model).check() == "rows"
+    assert PackedStates(model).check() == "apart"
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,228 @@
+"""Attention of sequences that share a row, each for itself, under torch's fused attention (sdpa).
+
+Everything in a transformer but attention reads tokens one by one, so that sequences can stand in one row without
+padding. For attention they are laid out as padded batches of like length and put back: it costs what it costs in such
+batches, where a mask that keeps the sequences of a row of n tokens apart costs the attention of n² pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from rlhf_lightning.models.context import text_config
+
+_ALIKE = 0.8  # of the longest sequence of a padded batch is the shortest; attention over padding is cheap, not free
+Attention = Callable[..., tuple[Tensor, Any]]
+
+
+def reads_layouts(model: nn.Module) -> bool:
+    """Whether a transformers model takes the layouts of this module: it attends with sdpa, on a CPU, where the shapes
+    of a layout are known without waiting, and every token may see all before it, since no window of its own would be
+    kept. Some do not hand what they are given to their attention, so who calls this measures."""
+    config = text_config(model)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    full = {*(getattr(config, "layer_types", None) or ())} <= {"full_attention"} and windows == [None, None]
+    return on_cpu and full and getattr(config, "_attn_implementation", None) == "sdpa"
+
+
+class Sequences(NamedTuple):
+    """Sequences one behind the other in a row of n tokens, as padded batches.
+
+    Shapes: batches: rows and width of each; source: [Σ rows · width], the token in each place of the batches, n where
+    there is none; place: [n], the place of each token.
+    """
+
+    batches: list[tuple[int, int]]
+    source: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor) -> Sequences:
+        """Of sequences with ``lengths`` [b]."""
+        starts = lengths.cumsum(0) - lengths
+        batches, source = _padded(starts, lengths, int(lengths.sum()))
+        return cls(batches, source, _places(source, int(lengths.sum())))
+
+    def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
+        """The outputs [1, n, h, d] of ``attention`` on queries, keys and values [1, h, n, d]."""
+        query, key, value = (_laid_out(one, self) for one in states)
+        parts = [
+            attention(module, *one, None, is_causal=True, **options)[0] for one in zip(query, key, value, strict=True)
+        ]
+        return _put_back(parts, self)
+
+
+class Trees(NamedTuple):
+    """Trees one behind the other in a row of n tokens: a beginning, then what each of its sequences goes on with.
+
+    Shapes: batches, source, place: as of :class:`Sequences`, the first batch that of the g beginnings; trees: [m] for
+    each further batch of m continuations, which beginning is theirs; sees: [m, 1, c, p + c], bool, likewise, which
+    tokens of the beginning and of their own they attend to.
+    """
+
+    batches: list[tuple[int, int]]
+    source: Tensor
+    place: Tensor
+    trees: list[Tensor]
+    sees: list[Tensor]
+
+    @classmethod
+    def of(cls, tree: Tensor, branch: Tensor) -> Trees:
+        """Of a row of trees (:class:`~rlhf_lightning.functional.PromptTrees`) without padding.
+
+        Shapes:
+            tree, branch: [n].
+        """
+        count = len(tree)
+        _, changes = torch.unique_consecutive(torch.stack([tree, branch]), dim=1, return_counts=True)
+        starts = changes.cumsum(0) - changes
+        beginning = branch[starts] == 0
+        # A tree whose sequences share nothing has no beginning: one of length 0 is put in its place.
+        numbers = torch.unique(tree[starts])
+        begins, shared = starts.new_zeros(len(numbers)), changes.new_zeros(len(numbers))
+        of_tree = torch.searchsorted(numbers, tree[starts])
+        begins[of_tree[beginning]], shared[of_tree[beginning]] = starts[beginning], changes[beginning]
+        batch, source = _batch(begins, shared, count)
+        batches, sources, trees, sees = [batch], [source], [], []
+        own, lengths, owner = starts[~beginning], changes[~beginning], of_tree[~beginning]
+        for rows in _alike(lengths):
+            batch, source = _batch(own[rows], lengths[rows], count)
+            batches.append(batch)
+            sources.append(source)
+            trees.append(owner[rows])
+            width, columns = batch[1], torch.arange(batches[0][1])
+            before = (columns < shared[owner[rows]].unsqueeze(1)).unsqueeze(1).expand(-1, width, -1)
+            causal = torch.ones(width, width, dtype=torch.bool).tril().expand(len(rows), -1, -1)
+            sees.append(torch.cat([before, causal], 2).unsqueeze(1))
+        source = torch.cat(sources)
+        return cls(batches, source, _places(source, count), trees, sees)
+
+    def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
+        """As :meth:`Sequences.attend`."""
+        query, key, value = (_laid_out(one, self) for one in states)
+        first = (query[0], key[0], value[0])
+        parts = [attention(module, *first, None, is_causal=True, **options)[0]] if self.batches[0][1] else []
+        for number, (tree, sees) in enumerate(zip(self.trees, self.sees, strict=True), start=1):
+            keys, values = (torch.cat([one[0].index_select(0, tree), one[number]], 2) for one in (key, value))
+            parts.append(attention(module, query[number], keys, values, sees, is_causal=False, **options)[0])
+        return _put_back(parts, self)
+
+
+Layout = Sequences | Trees
+
+
+def attention_arguments(layout: Layout) -> dict[str, Any]:
+    """What a model that :func:`reads_layouts` is given beside token ids and positions [1, n]."""
+    _teach()
+    # A mask of four dimensions is handed on as it is, so that none is made.
+    return {"attention_mask": torch.zeros(1, 1, 1, 1), "sequence_layout": layout}
+
+
+@functools.cache
+def _teach() -> None:
+    """Let transformers' sdpa read ``sequence_layout``; without one it is what it was."""
+    attention: Attention = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]  # transformers' own has no types
+
+    def sdpa(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *arguments: Any,
+        sequence_layout: Layout | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        if sequence_layout is None:
+            found: tuple[Tensor, Any] = attention(module, query, key, value, attention_mask, *arguments, **options)
+            return found
+        laid_out: tuple[Tensor, Any] = _attend(attention, module, [query, key, value], sequence_layout, options)
+        return laid_out
+
+    AttentionInterface.register("sdpa", sdpa)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has a layout of its own
+def _attend(
+    attention: Attention, module: nn.Module, states: list[Tensor], layout: Layout, options: dict[str, Any]
+) -> tuple[Tensor, None]:
+    options.pop("is_causal", None)
+    return layout.attend(attention, module, states, options), None
+
+
+def _alike(lengths: Tensor) -> list[Tensor]:
+    """The sequences of each padded batch: neighbours in length, longest first."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    ordered = lengths[order].tolist()
+    cuts, longest = [0], ordered[0] if ordered else 0
+    for number, length in enumerate(ordered):
+        if length < _ALIKE * longest:
+            cuts.append(number)
+            longest = length
+    return [order[one:other] for one, other in pairwise([*cuts, len(ordered)])]
+
+
+def _batch(starts: Tensor, lengths: Tensor, count: int) -> tuple[tuple[int, int], Tensor]:
+    """Rows and width of one padded batch, and its sources; ``count`` stands for none."""
+    width = int(lengths.max()) if len(lengths) else 0
+    column = torch.arange(width)
+    source = torch.where(column < lengths.unsqueeze(1), starts.unsqueeze(1) + column, count)
+    return (len(lengths), width), source.flatten()
+
+
+def _padded(starts: Tensor, lengths: Tensor, count: int) -> tuple[list[tuple[int, int]], Tensor]:
+    found = [_batch(starts[rows], lengths[rows], count) for rows in _alike(lengths)]
+    return [batch for batch, _ in found], torch.cat([source for _, source in found])
+
+
+def _places(source: Tensor, count: int) -> Tensor:
+    filled = (source < count).nonzero().squeeze(1)
+    return filled.new_empty(count).index_put((source[filled],), filled)
+
+
+def _laid_out(states: Tensor, layout: Layout) -> list[Tensor]:
+    """States [1, h, n, d] as batches [rows, h, width, d]."""
+    _, heads, _, size = states.shape
+    rows = _moved(states[0].transpose(0, 1).flatten(1), layout.source, layout.place)
+    parts = torch.split(rows, [count * width for count, width in layout.batches])
+    return [part.view(*batch, heads, size).transpose(1, 2) for part, batch in zip(parts, layout.batches, strict=True)]
+
+
+def _put_back(parts: list[Tensor], layout: Layout) -> Tensor:
+    """Outputs [rows, width, h, d] of all batches as [1, n, h, d]."""
+    heads, size = parts[0].shape[2:]
+    rows = torch.cat([part.reshape(-1, heads * size) for part in parts])
+    return _moved(rows, layout.place, layout.source).view(1, -1, heads, size)
+
+
+class _Moved(torch.autograd.Function):
+    """Rows [n, e] by index; one behind the last is zeros. ``back`` is the index that moves gradients back: none of the
+    rows is taken twice, so that nothing has to be summed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return _taken(rows, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _taken(gradients[0], *ctx.saved_tensors), None, None
+
+
+def _moved(rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    moved: Tensor = _Moved.apply(rows, index, back)  # type: ignore[no-untyped-call]  # torch's own has no types
+    return moved
+
+
+def _taken(rows: Tensor, index: Tensor) -> Tensor:
+    if len(index) > len(rows):  # there is padding
+        rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+    return rows.index_select(0, index)
