@@ -17,7 +17,7 @@ from rlhf_lightning.models.fingerprints import (
     weights_fingerprint,
 )
 from rlhf_lightning.models.forward import TokenLogprobs, hidden_states
-from rlhf_lightning.models.generation import Generation, RolloutEngine
+from rlhf_lightning.models.generation import Generation, RolloutEngine, check_numbers
 from rlhf_lightning.models.heads import ScalarModel
 from rlhf_lightning.models.loading import load_causal_lm, load_scalar_model
 from rlhf_lightning.models.lora import ADAPTER, Lora, adapter_active, adapter_modules, add_lora, has_adapters
@@ -74,6 +74,7 @@ __all__ = [
     "card_section",
     "check_causal_lm",
     "check_compiler",
+    "check_numbers",
     "check_own",
     "check_vocabulary",
     "compile_passes",

@@ -45,8 +45,9 @@ class PaddingFreeLogprobs:
     """A :class:`~rlhf_lightning.models.TokenLogprobs` that reads a batch as one row in which positions restart.
 
     Log-probabilities and gradients are those of the padded batch. How a model is told where a sequence ends is
-    measured (:class:`~rlhf_lightning.models.PackedStates`). It pays where attention skips what other sequences hold,
-    ``flash_attention_2`` and ``flex_attention``; under sdpa a row of n tokens costs the attention of n² pairs.
+    measured (:class:`~rlhf_lightning.models.PackedStates`). It pays where attention skips what other sequences hold:
+    ``flash_attention_2`` and ``flex_attention``, and sdpa on a CPU. Under sdpa on a GPU, and under eager attention, a
+    row of n tokens costs the attention of n² pairs.
 
     Args:
         logprobs: of the model.

@@ -27,8 +27,9 @@ class PromptTreeStates:
     """Hidden state at the last token of every sequence, where sequences of a group share their beginning.
 
     What a group begins with is read once (:func:`~rlhf_lightning.functional.prompt_trees`), under an attention mask
-    in the shape of a tree; under ``attn_implementation="flex_attention"`` one of blocks, whose empty ones are skipped.
-    Whether a model heeds such a mask is measured, not looked up: on a few tokens, whose states
+    in the shape of a tree; under ``attn_implementation="flex_attention"`` one of blocks, whose empty ones are skipped;
+    with sdpa on a CPU as padded batches of beginnings and of what follows them (``models/sequence_attention.py``).
+    Whether a model heeds what it is given is measured, not looked up: on a few tokens, whose states
     must be those of the sequences alone and must not change with their neighbours, and again on the batch at hand
     whenever a row of trees is longer than any before, since windows and buffers show only then. Batches that do not
     pass, and those with sequences beyond a sliding window, which a tree's mask would replace, are read sequence by
@@ -107,7 +108,7 @@ class PromptTreeStates:
 
     def _window(self) -> float:
         window = getattr(text_config(self.model), "sliding_window", None)
-        return math.inf if window is None else float(window)
+        return float(window or math.inf)  # some configurations say 0 for none
 
     def _alone(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         return last_states(self.model, input_ids, lengths)

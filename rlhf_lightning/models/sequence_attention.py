@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from transformers import AttentionInterface
 from rlhf_lightning.models.context import text_config
 
 _ALIKE = 0.8  # of the longest sequence of a padded batch is the shortest; attention over padding is cheap, not free
+# What a configuration calls an attention that does not see all that stands before it.
+_PARTIAL = ("sliding_window", "attention_chunk_size", "keep_window_size", "index_topk")
 Attention = Callable[..., tuple[Tensor, Any]]
 
 
@@ -28,12 +31,13 @@ def reads_layouts(model: nn.Module) -> bool:
     kept. Some do not hand what they are given to their attention, so who calls this measures."""
     config = text_config(model)
     on_cpu = next(model.parameters()).device.type == "cpu"
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    full = {*(getattr(config, "layer_types", None) or ())} <= {"full_attention"} and windows == [None, None]
+    full = {*(getattr(config, "layer_types", None) or ())} <= {"full_attention"}
+    full = full and not any(getattr(config, name, None) for name in _PARTIAL)
     return on_cpu and full and getattr(config, "_attn_implementation", None) == "sdpa"
 
 
-class Sequences(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sequences:
     """Sequences one behind the other in a row of n tokens, as padded batches.
 
     Shapes: batches: rows and width of each; source: [Σ rows · width], the token in each place of the batches, n where
@@ -60,7 +64,8 @@ class Sequences(NamedTuple):
         return _put_back(parts, self)
 
 
-class Trees(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Trees:
     """Trees one behind the other in a row of n tokens: a beginning, then what each of its sequences goes on with.
 
     Shapes: batches, source, place: as of :class:`Sequences`, the first batch that of the g beginnings; trees: [m] for

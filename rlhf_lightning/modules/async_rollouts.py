@@ -31,9 +31,10 @@ class AsyncRollouts:
 
     While the updates of iteration i move the policy from θ_i to θ_{i+1}, a thread (on a GPU with a stream of its own)
     samples the responses of iteration i + 1 from a copy of θ_i and takes their log-probabilities under it with the
-    update's forward function. The ratio of iteration i + 1 is ``π_θ(y) / π_{θ_i}(y)``, θ beginning at θ_{i+1}, and
-    clipping corrects for it as for every other; KL and rewards are of θ_i, which sampled. Values are those of the value
-    model as it is. The first iteration of an epoch, for which nothing was sampled, samples on the spot.
+    update's forward function (with ``old_logprobs=engine`` those that the engine drew with). The ratio of iteration i
+    + 1 is ``π_θ(y) / π_{θ_i}(y)``, θ beginning at θ_{i+1}, and clipping corrects for it as for every other; KL and
+    rewards are of θ_i, which sampled. Values are those of the value model as it is. The first iteration of an epoch,
+    for which nothing was sampled, samples on the spot.
 
     The thread ends within the step that started it, so that validations, callbacks and checkpoints never meet it. A
     checkpoint holds the responses that the next iteration learns from with their log-probabilities, for every process;
@@ -90,7 +91,7 @@ class AsyncRollouts:
         if self.saved:
             mine = self.saved[module.world.rank] if len(self.saved) == module.world.size else None
             self.saved, self._ready = [], None if mine is None else _unpacked(mine, prompts)
-        if self._ready is not None and _same(self._ready[0], prompts):
+        if self._ready is not None and _same(self._ready[0], prompts) and _enough(self._ready[1], module.old_logprobs):
             return self._ready[1]
         return module.rollout(prompts, self._generator(module, module.iterations))
 
@@ -181,6 +182,11 @@ def _is_last(module: PPOModule, prompts: PromptBatch, batch_idx: int) -> bool:
     steps = module.epochs * (len(prompts.lengths) * module.world.size // module.minibatch_size)
     ends = 0 < trainer.max_steps <= trainer.global_step + steps
     return ends or batch_idx + 1 >= trainer.num_training_batches
+
+
+def _enough(generation: Generation, old: str) -> bool:
+    """Whether it is known what the ratio counts from: a run with ``old_logprobs=engine`` may have saved them."""
+    return old == "engine" or generation.behaviour is not None
 
 
 def _same(one: PromptBatch, other: PromptBatch) -> bool:

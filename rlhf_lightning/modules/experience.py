@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from rlhf_lightning.data import Encoder, PromptBatch, TokenBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import masked_mean
-from rlhf_lightning.models import Generation, PaddingFreeLogprobs, PaddingFreeValues, TokenLogprobs, score_texts
+from rlhf_lightning.models import (
+    Generation,
+    PaddingFreeLogprobs,
+    PaddingFreeValues,
+    TokenLogprobs,
+    check_numbers,
+    score_texts,
+)
 from rlhf_lightning.modules.trajectory import Rollout, Trajectory, join, response_mask, response_targets, scatter
 from rlhf_lightning.modules.world import World
 
@@ -68,8 +75,9 @@ def evaluate_responses(
     behaviour: tuple[Tensor, Tensor] | None = None,
 ) -> Trajectory:
     """The trajectory with log-probabilities of policy and reference, entropies and values filled in, computed by the
-    same functions as in the update, so that the first ratio is 1. ``cut`` makes micro-batches of lengths.
-    ``behaviour``: log-probabilities and entropies [b, t] of what sampled, where they are known and to be used."""
+    same functions as in the update, so that the first ratio is 1 where ``behaviour`` is ``None``. ``cut`` makes
+    micro-batches of lengths. ``behaviour``: log-probabilities and entropies [b, t] of what sampled, where they are
+    known and to be used."""
     filled = {name: torch.zeros_like(trajectory.rewards) for name in ("logprobs", "ref_logprobs", "entropy", "values")}
     for rows, _ in world.in_step(cut(trajectory.lengths)):
         part = trajectory.rows(rows)
@@ -101,14 +109,23 @@ def drawn_with(generation: Generation) -> tuple[Tensor, Tensor]:
     sample without bias.
 
     Raises:
-        UserError: the engine does not know them.
+        UserError: the engine does not know them, or tells something else.
     """
     if generation.logprobs is None:
         raise UserError(
             "module.old_logprobs=engine needs the log-probabilities that the responses were drawn with, and this "
             "engine or policy does not tell them; set module.old_logprobs=policy"
         )
-    return generation.logprobs, -generation.logprobs
+    told, expected = tuple(generation.logprobs.shape), tuple(generation.response_ids.shape)
+    if told != expected:
+        raise UserError(
+            f"module.old_logprobs=engine: the engine tells log-probabilities of shape {told} for responses of shape "
+            f"{expected}; set module.old_logprobs=policy"
+        )
+    drawn = response_mask(generation.lengths, expected[1])
+    logprobs = torch.where(drawn, generation.logprobs, 0.0)
+    check_numbers(logprobs)
+    return logprobs, -logprobs
 
 
 def engine_gap(generation: Generation, trajectory: Trajectory, old: OldLogprobs = "policy") -> dict[str, Tensor]:

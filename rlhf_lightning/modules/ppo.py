@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -49,8 +49,7 @@ class PPOModule(L.LightningModule):
             (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
         async_rollouts: sample early, beside updates (:class:`~rlhf_lightning.modules.async_rollouts.AsyncRollouts`).
-        old_logprobs: what ratios are counted from, ``policy``: its forward pass, or ``engine``: what the engine drew
-            with, which saves that pass; the first ratios are then 1 but for the engine's rounding.
+        old_logprobs: ratios count from the ``policy``'s pass, or without it from what the ``engine`` drew with.
         max_new_tokens: longest response, EOS included.
         temperature: divides the logits in sampling and in every log-probability (the paper: 1).
         kl_coef, kl_estimator: β (the paper: 0.02); ``k1`` (the paper's), ``k2`` or ``k3``, penalised and logged.
@@ -137,8 +136,7 @@ class PPOModule(L.LightningModule):
         self.max_grad_norm, self.check_reference, self.padding_free = max_grad_norm, check_reference, padding_free
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
-        unmade: list[Any] = [None] * 4
-        self.policy, self.value, self.reference, self._padding_free_values = unmade
+        self.policy, self.value, self.reference, self._padding_free_values = cast(list[Any], [None] * 4)
 
     def configure_model(self) -> None:
         """Make the roles, once."""
@@ -239,15 +237,14 @@ class PPOModule(L.LightningModule):
             world=self.world,
             behaviour=experience.drawn_with(generation) if self.old_logprobs == "engine" else generation.behaviour,
         )
-        tokens = trajectory.mask
         kl = F.kl_estimate(trajectory.logprobs, trajectory.ref_logprobs, estimator=self.kl_estimator)
         scores, kept = F.missing_eos_scores(
             scores, generation.finished, rule=self.missing_eos, penalty=self.missing_eos_penalty
         )
-        mask = tokens & kept.unsqueeze(1)
+        mask = trajectory.mask & kept.unsqueeze(1)
         rewards = F.per_token_rewards(scores, kl, mask, kl_coef=self.kl_coef)
-        texts = experience.decode_responses(self.encoder, generation)
-        rollout = Rollout(prompts.prompts, texts, generation.finished, scores, F.masked_sum(kl, tokens, 1))
+        texts, summed = experience.decode_responses(self.encoder, generation), F.masked_sum(kl, trajectory.mask, 1)
+        rollout = Rollout(prompts.prompts, texts, generation.finished, scores, summed)
         return rollout, trajectory._replace(mask=mask, rewards=rewards)
 
     def advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,8 +285,8 @@ class PPOModule(L.LightningModule):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Score and KL on prompts that are not trained on, sampled with randomness of their own."""
-        generator = torch.Generator(self.device).manual_seed(rank_seed(self.seed + batch_idx, self.world.rank))
-        generation = self.rollout(batch, generator)
+        seed = rank_seed(self.seed + batch_idx, self.world.rank)
+        generation = self.rollout(batch, torch.Generator(self.device).manual_seed(seed))
         rollout, _ = self.evaluate(batch, generation, self.score(batch, generation))
         self.log("val/score", rollout.scores.mean(), prog_bar=True, batch_size=len(batch.prompts), sync_dist=True)
         self.log("val/kl", rollout.kl.mean(), batch_size=len(batch.prompts), sync_dist=True)

@@ -106,7 +106,7 @@ def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
 
 
 def needs(
-    prompts: list[int], responses: list[int], shapes: Shapes, arguments: argparse.Namespace, *, rescored: bool
+    prompts: list[int], responses: list[int], shapes: Shapes, arguments: argparse.Namespace, *, rescored: bool = True
 ) -> dict[str, Need]:
     """What each phase of an iteration needs, without padding: logits at response tokens alone, rewards and values
     without any; values and log-probabilities of the reference, and with ``rescored`` of the policy, once before the

@@ -168,3 +168,29 @@ def test_windows_and_other_attentions_are_not_laid_out() -> None:
     mixed = LlamaConfig(**SIZES, attn_implementation="sdpa")
     mixed.layer_types = ["full_attention", "chunked_attention"]
     assert not reads_layouts(LlamaForCausalLM(mixed))
+    mixed.layer_types, mixed.keep_window_size = None, 8
+    assert not reads_layouts(LlamaForCausalLM(mixed))
+
+
+def test_compiled_passes_are_not_compiled_anew_for_every_layout(model: LlamaForCausalLM) -> None:
+    """Layouts of several numbers of batches and sequences."""
+    torch.compiler.reset()
+    graphs = []
+
+    def counting(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    found = []
+    batches = [[9, 9, 8], [20, 9, 3, 1], [5, 5], [17, 3, 2]]
+    rows = [torch.randint(0, 40, (1, sum(lengths))) for lengths in batches]
+    with torch.no_grad():
+        expected = [read(model, torch.tensor(lengths), ids) for lengths, ids in zip(batches, rows, strict=True)]
+        model.model.compile(backend=counting, dynamic=True)
+        counts = []
+        for lengths, ids in zip(batches, rows, strict=True):
+            found.append(read(model, torch.tensor(lengths), ids))
+            counts.append(len(graphs))
+    for mine, alone in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, alone)
+    assert counts[0] == counts[-1] > 0

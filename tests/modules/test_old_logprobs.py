@@ -68,6 +68,28 @@ def test_an_engine_that_is_far_from_the_policy_stops_the_run(run: Run, make_ppo:
         run(make_ppo(engine=Shifted(0.5), old_logprobs="engine"), {"prompts": prompts})
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (lambda known: known[:, :1], r"tells log-probabilities of shape \(8, 1\) for responses of shape \(8, \d+\)"),
+        (lambda known: known[0], r"of shape \(\d+,\) for responses"),
+        (lambda known: known * float("nan"), "the logits of row 0 are no numbers"),
+    ],
+    ids=["short", "one row", "nan"],
+)
+def test_numbers_that_are_none_and_other_shapes_are_refused(
+    run: Run, make_ppo: MakePPO, prompts: PromptBatch, told: Callable[[Tensor], Tensor], message: str
+) -> None:
+    class Wrong(NativeEngine):
+        def generate(self, *given: Any, **options: Any) -> Generation:
+            found = super().generate(*given, **options)
+            assert found.logprobs is not None
+            return found._replace(logprobs=told(found.logprobs))
+
+    with pytest.raises(UserError, match=message):
+        run(make_ppo(engine=Wrong(), old_logprobs="engine", check_reference=False), {"prompts": prompts})
+
+
 def test_an_engine_that_tells_nothing_is_refused(run: Run, make_ppo: MakePPO, prompts: PromptBatch) -> None:
     with pytest.raises(UserError, match=r"module\.old_logprobs=engine needs.*set module\.old_logprobs=policy"):
         run(make_ppo(engine=Shifted(None), old_logprobs="engine"), {"prompts": prompts})
@@ -88,3 +110,26 @@ def test_late_responses_keep_what_they_were_drawn_with(run: Run, make_ppo: MakeP
     torch.testing.assert_close(mine["trajectory"].logprobs, expected["trajectory"].logprobs, rtol=1e-4, atol=1e-4)
     assert mine["updates"]["ratio"].item() == pytest.approx(expected["updates"]["ratio"].item(), abs=1e-3)
     assert abs(mine["updates"]["ratio"].item() - 1) > 1e-3
+
+
+def test_late_responses_without_what_the_ratio_counts_from_are_sampled_anew(
+    run: Run, make_ppo: MakePPO, prompts: PromptBatch
+) -> None:
+    """A checkpoint of a run with ``engine`` goes on with ``policy``: what was sampled late is not taken for new."""
+    module = make_ppo(old_logprobs="engine", async_rollouts=True, learning_rate=0.05)
+    saved: list[Any] = []
+    sampling = module.async_rollouts.sampling
+
+    def watched(*given: Any) -> Any:
+        saved.append(module.async_rollouts.state())
+        return sampling(*given)
+
+    module.async_rollouts.sampling = watched  # type: ignore[method-assign]
+    ahead = prompts._replace(ahead=prompts)
+    run(module, {"prompts": ahead}, {"prompts": ahead}, {"prompts": prompts})
+    late = next(state for state in saved if state is not None)
+    for old, same in (("engine", True), ("policy", False)):
+        module.old_logprobs, module.async_rollouts.saved = old, [late]  # type: ignore[assignment]
+        found = module.async_rollouts.responses(module, prompts)
+        ids = late["response_ids"]
+        assert (found.response_ids.shape == ids.shape and torch.equal(found.response_ids, ids)) == same

@@ -39,7 +39,8 @@ class VllmEngine:
     the order that vLLM's guide to its sleep mode gives for new weights: ``sleep(level=2)`` after each rollout, so that
     training has the memory, then ``wake_up(["weights"])``, the weights, ``wake_up(["kv_cache"])``. Sampling knows
     neither top-k nor top-p nor the model's ``generation_config``, ends with our EOS alone, and reports
-    log-probabilities at the temperature (``logprobs_mode=processed_logprobs``); PPO scores responses anew in any case.
+    log-probabilities at the temperature (``logprobs_mode=processed_logprobs``); PPO scores responses anew unless
+    ``module.old_logprobs=engine``.
 
     Source: docs.vllm.ai, "Sleep Mode", "Engine Arguments", ``LLM`` and ``SamplingParams``.
 
