@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -45,8 +45,7 @@ class PPOModule(L.LightningModule):
         encoder: of the policy.
         value: makes the value model, any module from ids [b, s] to values [b, s]; ``None``: V = 0 and no value loss.
         reference: makes the model that KL is measured against; by default the first policy, in ``frozen_dtype``.
-        roles: ``separate`` models, or adapters on one base that is ``shared``
-            (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
+        roles: ``separate``, or on a ``shared`` base (:func:`~rlhf_lightning.modules.ppo_roles.make_roles`).
         engine: samples the responses; a :class:`~rlhf_lightning.models.NativeEngine` by default.
         async_rollouts: sample early, beside updates (:class:`~rlhf_lightning.modules.async_rollouts.AsyncRollouts`).
         old_logprobs: ratios count from the ``policy``'s pass, or without it from what the ``engine`` drew with.
@@ -136,7 +135,8 @@ class PPOModule(L.LightningModule):
         self.max_grad_norm, self.check_reference, self.padding_free = max_grad_norm, check_reference, padding_free
         self.iterations, self.world, self.saved_random_states = 0, World(), list[Tensor]()
         self.generator: torch.Generator | None = None
-        self.policy, self.value, self.reference, self._padding_free_values = cast(list[Any], [None] * 4)
+        unmade: list[Any] = [None] * 4
+        self.policy, self.value, self.reference, self._padding_free_values = unmade
 
     def configure_model(self) -> None:
         """Make the roles, once."""

@@ -181,6 +181,7 @@ def _ppo(module: PPOModule, data: Any) -> MemoryPlan | None:
         text_tokens=data.text_block if with_text else 0,
         reward_batch_size=getattr(module.reward, "batch_size", 64),
         optimizer=optimizer_kind(module._optimizer_factory),
+        async_rollouts=module.async_rollouts.enabled,
     )
 
 

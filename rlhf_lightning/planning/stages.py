@@ -111,6 +111,7 @@ def plan_ppo(
     text_tokens: int = 0,
     reward_batch_size: int = 64,
     optimizer: Optimizer = "adamw",
+    async_rollouts: bool = False,
 ) -> MemoryPlan:
     """A PPO iteration. In every phase there are the weights of all roles and the optimizer's state; beside them
 
@@ -119,6 +120,9 @@ def plan_ppo(
     - ``evaluate``: one layer of a role and the logits of a micro-batch's responses,
     - ``update``: gradients, the activations and logits of one role's micro-batch, and the gradient of one weight
       (:func:`_update`). The roles' micro-batches come one after the other, and so does pretraining text.
+
+    With ``async_rollouts`` a copy of the policy's trained weights samples beside the update: it is there in every
+    phase, and what a rollout or the evaluation of its responses takes is part of the update.
 
     Args:
         policy, reference, value, reward: the roles; ``None`` takes no memory. With shared roles, the reference is
@@ -129,6 +133,7 @@ def plan_ppo(
         text_rows, text_tokens: pretraining rows of an optimizer step, and their tokens; 0 without.
         reward_batch_size: sequences that the reward model reads at a time.
         optimizer: of the run.
+        async_rollouts: whether responses are sampled an iteration early.
     """
     for name, number in (("rollout_batch_size", rollout_batch_size), ("micro_batch_size", micro_batch_size)):
         if number < 1:
@@ -161,13 +166,18 @@ def plan_ppo(
         for role, size in sizes.items()
         if size is not None
     )
+    if async_rollouts:
+        roles = (*roles, RoleMemory(role="sampling copy", weights=policy.trained_bytes))
     lasting = sum(role.lasting for role in roles)
+    sampling = cache["policy"] + decode
+    scoring = layer_bytes(policy, micro, tokens) + response_logits
+    beside = max(sampling, scoring) if async_rollouts else 0.0
     trained = [size for size in (policy, value) if size is not None]
     phases = {
-        "rollout": lasting + cache["policy"] + decode,
+        "rollout": lasting + sampling,
         "score": lasting + passes["reward"],
-        "evaluate": lasting + layer_bytes(policy, micro, tokens) + response_logits,
-        "update": lasting + _update(trained, max(passes["policy"], passes["value"])),
+        "evaluate": lasting + scoring,
+        "update": lasting + _update(trained, max(passes["policy"], passes["value"])) + beside,
     }
     kept = max(
         activation_bytes(policy, micro, tokens),

@@ -95,6 +95,20 @@ def test_separate_roles(ppo: Callable[..., PPOModule], prompts: Any, causal_lm_f
     assert plan.kept == activation_bytes(scalar, 2, 15) == kept
 
 
+def test_rollouts_that_are_sampled_early_stand_beside_the_update(
+    ppo: Callable[..., PPOModule], prompts: Any, causal_lm_folders: dict[str, Path]
+) -> None:
+    plain, early = memory_plan(ppo(), prompts()), memory_plan(ppo(async_rollouts=True), prompts())
+    assert plain is not None and early is not None
+    copy = model_size(name=str(causal_lm_folders["llama"])).weight_bytes
+    assert [role.role for role in early.roles] == ["policy", "reference", "value", "reward", "sampling copy"]
+    assert early.roles[-1].weights == early.roles[-1].lasting == copy
+    lasting = sum(role.lasting for role in plain.roles)
+    beside = max(plain.phases["rollout"], plain.phases["evaluate"]) - lasting
+    added = {phase: early.phases[phase] - plain.phases[phase] for phase in plain.phases}
+    assert added == pytest.approx({"rollout": copy, "score": copy, "evaluate": copy, "update": copy + beside})
+
+
 def test_pretraining_text_and_no_value(ppo: Callable[..., PPOModule], prompts: Any) -> None:
     data = prompts(text=None)
     with_text = prompts()
