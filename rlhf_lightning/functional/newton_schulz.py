@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -14,16 +16,25 @@ def newton_schulz(matrices: Tensor, *, steps: int = 5, eps: float = 1e-7) -> Ten
 
     ``X ← X / ‖X‖``, then ``steps`` times ``X ← a X + (b A + c A²) X`` with ``A = X Xᵀ``, in bfloat16 (Jordan et al.
     2024, "Muon: An optimizer for hidden layers in neural networks"). Small matrices of one shape are cheaper together
-    than one by one.
+    than one by one. A processor without products in bfloat16, where these take twenty times as long, is given float32.
 
     Shapes:
-        matrices: [n, r, c]. Result: [n, r, c], bfloat16.
+        matrices: [n, r, c]. Result: [n, r, c], in the type that was computed in.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    emulated = matrices.device.type == "cpu" and not _multiplies_bfloat16()
+    x = (matrices.mT if tall else matrices).to(torch.float32 if emulated else torch.bfloat16)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor does; true where it is not known."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    known = ask() if ask is not None else {}
+    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))

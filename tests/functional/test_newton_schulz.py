@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,3 +35,27 @@ def test_each_matrix_has_its_own_norm_and_zeros_stay() -> None:
     found = newton_schulz(torch.stack([matrix, 1e4 * matrix, torch.zeros(4, 4)]))
     torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=0.02)  # bfloat16 has three digits
     assert not found[2].any()
+
+
+@pytest.mark.parametrize(
+    ("known", "dtype"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "amx_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"architecture": "aarch64"}, torch.bfloat16),
+        ({}, torch.bfloat16),
+    ],
+)
+def test_a_processor_without_products_in_bfloat16_is_spared_them(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    asked = sys.modules["rlhf_lightning.functional.newton_schulz"]._multiplies_bfloat16
+    asked.cache_clear()
+    try:
+        found = newton_schulz(torch.diag(torch.tensor([3.0, 4.0]))[None], steps=1)
+    finally:
+        asked.cache_clear()
+    assert found.dtype == dtype
+    assert found[0].diag().tolist() == pytest.approx([1.1933, 0.9765], rel=1e-2 if dtype == torch.bfloat16 else 1e-4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,6 +64,17 @@ def _train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int
             optimizer.zero_grad()
 
 
+@pytest.fixture
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Newton-Schulz in bfloat16 on any processor, as torch's own."""
+    asked = sys.modules["rlhf_lightning.functional.newton_schulz"]._multiplies_bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    asked.cache_clear()
+    yield
+    asked.cache_clear()
+
+
+@pytest.mark.usefixtures("in_bfloat16")
 def test_it_is_torchs_muon_and_torchs_adamw_side_by_side() -> None:
     ours, theirs = _llama(), _llama()
     groups = parameter_groups({"policy": ours}, {"policy": 0.01}, 0.1)
