@@ -18,6 +18,7 @@ from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.quantization import computes_exactly
+from rlhf_lightning.models.sequence_attention import Layout, attention_arguments
 from rlhf_lightning.models.shapes import filled, filled_states
 from rlhf_lightning.models.sharding import through
 
@@ -60,7 +61,9 @@ def last_states(model: nn.Module, input_ids: Tensor, lengths: Tensor) -> Tensor:
     return hidden_states(model, input_ids)[rows, lengths - 1]
 
 
-def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, sees: Tensor | BlockMask) -> Tensor:
+def masked_states(
+    model: nn.Module, input_ids: Tensor, position_ids: Tensor, sees: Tensor | BlockMask | Layout
+) -> Tensor:
     """Last hidden state of a transformers model where every token attends to chosen ones.
 
     Not every combination of architecture and ``attn_implementation`` reads such a mask, and it replaces a sliding
@@ -68,16 +71,19 @@ def masked_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor, see
 
     Shapes:
         input_ids, position_ids: [b, s]; sees: [b, s, s], bool, ``sees[:, i, j]``: token i attends to token j; or
-            a mask of FlexAttention.
+            a mask of FlexAttention; or, of one row, a layout of what sdpa is to attend to
+            (:func:`~rlhf_lightning.models.sequence_attention.reads_layouts`).
         Result: [b, s, d].
     """
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
-    mask: Any = sees
-    if isinstance(sees, Tensor):
+    arguments: dict[str, Any] = {"attention_mask": sees}
+    if isinstance(sees, Layout):
+        arguments = attention_arguments(sees)
+    elif isinstance(sees, Tensor):
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
-        mask = mask.unsqueeze(1)
-    arguments: dict[str, Any] = {"attention_mask": mask, "position_ids": position_ids}
+        arguments["attention_mask"] = mask.unsqueeze(1)
+    arguments["position_ids"] = position_ids
     if "use_cache" in inspect.signature(backbone.forward).parameters:
         arguments["use_cache"] = False
     hidden: Tensor = backbone(input_ids=input_ids, **arguments).last_hidden_state

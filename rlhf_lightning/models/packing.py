@@ -16,7 +16,7 @@ from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.sequence_attention import Sequences, attention_arguments, reads_layouts
-from rlhf_lightning.models.shapes import filled_states
+from rlhf_lightning.models.shapes import missing_states
 
 Layout = Literal["apart", "rows", "flat", "masked"]
 
@@ -105,7 +105,7 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
 
 def _filled(model: nn.Module, ids: Tensor, positions: Tensor, examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With one more example, of padding, where few numbers of tokens are wanted (``models/shapes.py``)."""
-    more = len(filled_states(ids.unsqueeze(1), model)) - len(ids)
+    more = missing_states(ids, model)
     if not more:
         return ids, positions, examples
     return pad(ids, (0, more)), pad(positions, (0, more)), pad(examples, (0, 1), value=more)

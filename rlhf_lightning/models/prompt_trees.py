@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from rlhf_lightning.models.block_masks import reads_block_masks, tree_block_mask
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import last_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
-from rlhf_lightning.models.sequence_attention import Trees, attention_arguments, reads_layouts
-from rlhf_lightning.models.shapes import filled_states
+from rlhf_lightning.models.sequence_attention import Trees, reads_layouts
+from rlhf_lightning.models.shapes import missing_states
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +124,11 @@ class PromptTreeStates:
         ids, positions, tree, branch = (
             one[real] for one in (trees.input_ids, trees.position_ids, trees.tree, trees.branch)
         )
-        if more := len(filled_states(ids.unsqueeze(1), self.model)) - len(ids):  # one more tree, of padding
+        if more := missing_states(ids, self.model):  # one more tree, of padding
             ids, positions, branch = (pad(one, (0, more)) for one in (ids, positions, branch))
             tree = pad(tree, (0, more), value=int(tree.max()) + 1)
-        layout = attention_arguments(Trees.of(tree, branch))
-        backbone: nn.Module = self.model.base_model  # type: ignore[assignment]  # a module, though torch does not say so
-        arguments: dict[str, Any] = {"use_cache": False} if _caches(backbone) else {}
-        arguments |= {"input_ids": ids.unsqueeze(0), "position_ids": positions.unsqueeze(0)}
-        states = backbone(**arguments, **layout).last_hidden_state[0]
-        last: Tensor = (real.flatten().cumsum(0) - 1).view_as(real)[trees.row, trees.column]
-        found: Tensor = states[last]
-        return found
+        states = masked_states(self.model, ids.unsqueeze(0), positions.unsqueeze(0), Trees.of(tree, branch))[0]
+        return states[(real.flatten().cumsum(0) - 1).view_as(real)[trees.row, trees.column]]
 
     def _is(self, alone: Tensor, trees: PromptTrees, *, others: PromptTrees | None = None) -> bool:
         """Whether the trees' states are those of the sequences alone, and those of the last three sequences do not
@@ -168,10 +161,6 @@ class PromptTreeStates:
         with generation_mode(self.model):
             alone = self._alone(ids, lengths)
         return self._is(alone, prompt_trees(ids, lengths, group), others=prompt_trees(others, lengths, group))
-
-
-def _caches(backbone: nn.Module) -> bool:
-    return "use_cache" in inspect.signature(backbone.forward).parameters
 
 
 _LONGEST_PROBE = 4

@@ -42,9 +42,15 @@ def filled(input_ids: Tensor, model: nn.Module) -> Tensor:
     return pad(input_ids, (0, wider - width, 0, -rows % ROWS))
 
 
+def missing_states(states: Tensor, model: nn.Module) -> int:
+    """How many a row of n tokens or states [n, ...] lacks of a multiple of ``STATES``; 0 likewise."""
+    return -len(states) % STATES if few_shapes(states, model) else 0
+
+
 def filled_states(states: Tensor, model: nn.Module) -> Tensor:
-    """Hidden states [n, d] with zeros behind them up to a multiple of ``STATES``; as they are likewise."""
-    return pad(states, (0, 0, 0, -len(states) % STATES)) if few_shapes(states, model) else states
+    """Hidden states [n, d] with zeros in place of what :func:`missing_states` counts behind them."""
+    more = missing_states(states, model)
+    return pad(states, (0, 0, 0, more)) if more else states
 
 
 def keep_compiled_products() -> None:
