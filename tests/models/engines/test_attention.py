@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import NativeEngine
@@ -64,13 +64,11 @@ def test_what_the_model_does_not_have_is_named(make_causal_lm: Callable[[str], P
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_another_result_is_refused_before_training(eager: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_result_is_refused_before_training(eager: PreTrainedModel) -> None:
     def other(module: nn.Module, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> tuple[Any, None]:
         groups = query.shape[1] // value.shape[1]
         return value[:, :, -query.shape[2] :].repeat_interleave(groups, 1).transpose(1, 2).contiguous(), None
 
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", other)
-    with pytest.raises(UserError, match="attn_implementation=sdpa computes .* otherwise .*; set it to null"):
-        NativeEngine(attn_implementation="sdpa").check(eager)
+    AttentionInterface.register("other", other)
+    with pytest.raises(UserError, match="attn_implementation=other computes .* otherwise .*; set it to null"):
+        NativeEngine(attn_implementation="other").check(eager)
