@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rlhf_lightning.cli import reported, require_values, run_script
+from rlhf_lightning.modules import choose_cpu_matmul
 from rlhf_lightning.train import quieten
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 def _app(config: DictConfig) -> Any:
     require_values(config)
     quieten()
+    choose_cpu_matmul()
     summary = instantiate(config.collect, out=config.out)
     log.info("%s", ", ".join(f"{name}: {value}" for name, value in summary.items()))
 

@@ -19,6 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import Judge, ScoreJudge, write_report
 from rlhf_lightning.evaluation.benchmarks import write_benchmark_report
 from rlhf_lightning.evaluation.loaded import ModelSource, device_of, load_scorer
+from rlhf_lightning.modules import choose_cpu_matmul
 from rlhf_lightning.train import quieten
 
 _PACKAGES = ("rlhf-lightning", "torch", "transformers")
@@ -30,6 +31,7 @@ def _app(config: DictConfig) -> Any:
     require_values(config)
     check_arguments(config)
     quieten()
+    choose_cpu_matmul()
     made = {
         "command": command_line("rlhf-evaluate"),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -7,6 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
+from rlhf_lightning.functional.processor import processor
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 """a, b, c of Jordan et al. (2024): the steepest rise of small singular values; large ones end near 1, not at 1."""
 
@@ -35,6 +37,5 @@ def newton_schulz(matrices: Tensor, *, steps: int = 5, eps: float = 1e-7) -> Ten
 @functools.cache
 def _multiplies_bfloat16() -> bool:
     """Whether this processor does; true where it is not known."""
-    ask = getattr(torch.cpu, "get_capabilities", None)
-    known = ask() if ask is not None else {}
+    known = processor()
     return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))

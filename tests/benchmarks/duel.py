@@ -104,6 +104,7 @@ def alternate(contestants: list[Contestant], *, runs: int, threads: int) -> dict
                     processes[-1].run()
             for round_ in range(runs):
                 for process in processes if round_ % 2 == 0 else reversed(processes):
+                    process.run()  # a process that has waited is slow at first
                     found[process.name].append(process.run())
         finally:
             for process in processes:
