@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from rlhf_lightning.models.context import text_config
+from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
 _ALIKE = 0.8  # of the longest sequence of a padded batch is the shortest; attention over padding is cheap, not free
 # What a configuration calls an attention that does not see all that stands before it.
@@ -160,7 +161,12 @@ def _attend(
     attention: Attention, module: nn.Module, states: list[Tensor], layout: Layout, options: dict[str, Any]
 ) -> tuple[Tensor, None]:
     options.pop("is_causal", None)
-    return layout.attend(attention, module, states, options), None
+
+    def faster(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> Any:
+        attends = plain_attention if suits_plain(query, key, options) else attention
+        return attends(module, query, key, value, *mask, **options)
+
+    return layout.attend(faster, module, states, options), None
 
 
 def _alike(lengths: Tensor) -> list[Tensor]:
