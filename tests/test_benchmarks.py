@@ -57,6 +57,8 @@ def test_ppo_iteration_prints_seconds_and_tokens_per_second_of_every_phase(
     assert all(spent > 0 for spent in seconds.values())
     # Every moment of an iteration belongs to one phase.
     assert sum(seconds[phase] for phase in phases) == pytest.approx(seconds["all"], rel=0.02)
+    rates = found["phases"]["rlhf_lightning"][-1]
+    assert 0 < rates["at_rate"] < seconds["all"] and rates["at_torchs_rate"] > 0
     printed = capsys.readouterr().out
     assert "of 5 tokens" in printed and "of matmul rate" in printed
 
@@ -116,7 +118,7 @@ def test_operations_are_counted_as_by_hand(script: Callable[[str], Any]) -> None
     assert shapes.forward([1, 1, 1]) == 3 * 24 + 3 * 8
 
 
-def test_contestants_take_turns_and_the_first_three_runs_of_each_are_not_counted(
+def test_contestants_take_turns_of_two_runs_of_which_the_second_counts(
     script: Callable[[str], Any], tmp_path: Path
 ) -> None:
     duel, order = script("duel"), tmp_path / "order"
@@ -128,8 +130,8 @@ def test_contestants_take_turns_and_the_first_three_runs_of_each_are_not_counted
     )
     contestants = [duel.Contestant(name, sys.executable, str(fake), {"letter": name}) for name in "ab"]
     found = duel.alternate(contestants, runs=3, threads=1)
-    assert order.read_text() == "aaabbb" + "abbaab"
-    assert [run.figures["run"] for run in found["a"]] == [4, 5, 6]
+    assert order.read_text() == "aaabbb" + "aabbbbaaaabb"
+    assert [run.figures["run"] for run in found["a"]] == [5, 7, 9]
 
 
 def test_a_contestant_that_fails_says_why(script: Callable[[str], Any], tmp_path: Path) -> None:

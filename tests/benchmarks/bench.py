@@ -41,7 +41,7 @@ class Row(NamedTuple):
     peer: str | None
     ours: str
     theirs: str
-    targets: tuple[float, float]
+    targets: tuple[float | None, float]  # None: there is no such row
     settings: tuple[str, ...] = ()
     bf16_settings: tuple[str, ...] = ()
     bf16_options: tuple[str, ...] = ()
@@ -79,6 +79,20 @@ ROWS = {
             ("_lean", ppo_iteration.LEAN),
             ("_compiled", ppo_iteration.COMPILED),
         )
+    },
+    **{
+        f"ppo_{ending}_as_it_comes": Row(
+            f"{PPO}, responses of {words}, against PPOTrainer as it comes",
+            PPO_COMMANDS[ending],
+            "trl-1.12.0",
+            ppo_iteration.OURS,
+            ppo_iteration.AS_IT_COMES,
+            (None, target),
+            bf16_settings=FROZEN,
+            bf16_options=EAGER,
+            runs=1 if ending == "full" else 2,
+        )
+        for ending, words, target in (("full", "full 64 tokens", 3.0), ("short", "about 20 of 64 tokens", 5.0))
     },
     "generation": Row(
         "generation alone, 64 prompts, about 20 of 64 tokens",
@@ -148,7 +162,12 @@ def phases_of(side: str, figures: dict[str, Any] | None) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [f"{name}_{dtype}" for name in ROWS for dtype in DTYPES]
+    names = [
+        f"{name}_{dtype}"
+        for name, row in ROWS.items()
+        for dtype, target in zip(DTYPES, row.targets, strict=True)
+        if target is not None
+    ]
     parser.add_argument("--only", nargs="+", choices=[*names, "scaling"], help="these rows")
     parser.add_argument("--peers", type=Path, default=Path(".peers"), help="folder of the peers' environments")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each side; twice as many of some rows")

@@ -1,7 +1,8 @@
 """Runs of several processes in turn, so that whatever else the machine does weighs on all of them.
 
 Every contestant is one warm process: it loads, runs three times uncounted, and then waits for its turns. Nothing else
-runs meanwhile. Each round lets every contestant run once, and every other round goes the other way round.
+runs meanwhile. A turn is two runs, of which the second counts: one that follows a wait begins up to a third of a second
+slower, which nobody sees who trains. Every other round goes the other way round.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def alternate(contestants: list[Contestant], *, runs: int, threads: int) -> dict
                     processes[-1].run()
             for round_ in range(runs):
                 for process in processes if round_ % 2 == 0 else reversed(processes):
-                    process.run()  # a process that has waited is slow at first
+                    process.run()
                     found[process.name].append(process.run())
         finally:
             for process in processes:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig
 
+from rlhf_lightning.modules import choose_cpu_matmul
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -49,9 +51,13 @@ class Shapes(NamedTuple):
         )
 
 
-def matmul_rate(shapes: Shapes, rows: int, dtype: str, *, head: bool = True, backward: bool = False) -> float:
+def matmul_rate(
+    shapes: Shapes, rows: int, dtype: str, *, head: bool = True, backward: bool = False, library: str = "auto"
+) -> float:
     """Floating-point operations per second of the model's linear maps on ``rows`` tokens: the forward products, or
-    those of the backward pass (gradients of inputs and of weights). The median of several passes."""
+    those of the backward pass (gradients of inputs and of weights). The median of several passes, by what
+    ``trainer.cpu_matmul=library`` chooses."""
+    choose_cpu_matmul(library)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kinds = {shape: shapes.blocks.count(shape) for shape in shapes.blocks}
     if head:

@@ -27,6 +27,8 @@ from matmul import Shapes
 from report import Need, phase_shares, print_duel, print_phases, save
 
 OURS, PEER = "rlhf_lightning", "TRL 1.12.0 PPOTrainer"
+# In bf16: frozen models in float32 and transformers' own choice of attention; PEER has what is fastest for it.
+AS_IT_COMES = f"{PEER}, as it comes"
 LEAN, COMPILED = "rlhf_lightning, lean", "rlhf_lightning, compiled passes"
 # No padding, which sdpa reads best on a CPU, and ratios from what the engine drew with.
 LEAN_OPTIONS = (
@@ -34,8 +36,10 @@ LEAN_OPTIONS = (
     "model.attn_implementation=sdpa",
     "module.old_logprobs=engine",
 )
-# Under torch.compile plain products are faster than torch's fused attention on a CPU, but not for a step of decoding.
-COMPILED_ATTENTION = ("model.attn_implementation=eager", "rollout.engine.attn_implementation=sdpa")
+# Plain products are faster than torch's fused attention on a CPU under torch.compile and in bf16, in float32 not for a
+# step of decoding.
+DECODING = {"fp32": "rollout.engine.attn_implementation=sdpa", "bf16": "rollout.engine.attn_implementation=eager"}
+COMPILED_OPTIONS = ("model.attn_implementation=eager", "module.old_logprobs=engine")
 MEAN_LENGTHS = {"never": 64, "short": 20}
 
 
@@ -85,12 +89,13 @@ def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episod
         *([f"model.attn_implementation={arguments.attention}"] if arguments.attention else []),
     ]
     compiled = name == COMPILED
-    overrides += {LEAN: LEAN_OPTIONS, COMPILED: COMPILED_ATTENTION}.get(name, ())
+    if name in (LEAN, COMPILED):
+        overrides += [*(COMPILED_OPTIONS if compiled else LEAN_OPTIONS), DECODING[arguments.dtype]]
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
     return sides.stage(name, "ppo", arguments, overrides, callback, compiled=compiled)
 
 
-def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
+def peer(name: str, given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
     """TRL's side of the same work."""
     settings: dict[str, Any] = {
         **given,
@@ -99,10 +104,11 @@ def peer(given: dict[str, str], arguments: argparse.Namespace) -> Contestant:
         "epochs": arguments.epochs,
         "max_new_tokens": arguments.max_new_tokens,
         "dtype": arguments.dtype,
-        "attention": arguments.attention,
+        "attention": None if name == AS_IT_COMES else arguments.attention,
+        "frozen_bf16": name != AS_IT_COMES,
         "learning_rate": arguments.learning_rate,
     }
-    return Contestant(PEER, arguments.peer, "peers/trl_ppo.py", settings)
+    return Contestant(name, arguments.peer, "peers/trl_ppo.py", settings)
 
 
 def needs(
@@ -193,13 +199,14 @@ def main() -> None:
         if arguments.peer:
             if lines(given["prompts"]) < arguments.episodes or "reward" not in given:
                 raise SystemExit("the peer needs --reward and as many prompts as episodes")
-            contestants.append(peer(given, arguments))
+            names = [PEER, *([AS_IT_COMES] if arguments.dtype == "bf16" else [])]
+            contestants += [peer(name, given, arguments) for name in names]
         found = alternate(contestants, runs=arguments.runs, threads=arguments.threads)
         shapes = Shapes.of(given["policy"])
         lengths = episode_lengths(found[OURS])
         shares = {}
         for name in sides_of_ours:
-            need = needs(*lengths, shapes, arguments, rescored=name != LEAN)
+            need = needs(*lengths, shapes, arguments, rescored=name == OURS)
             shares[name] = phase_shares(found[name], need, shapes, arguments.dtype)
     work = f"PPO iteration: {arguments.episodes} episodes, {arguments.dtype}, {arguments.threads} threads"
     for name, share in shares.items():

@@ -26,9 +26,10 @@ class Need(NamedTuple):
 
 def phase_shares(runs: list[Run], needs: dict[str, Need], shapes: Shapes, dtype: str) -> list[dict[str, Any]]:
     """Median seconds of every phase, and those that its operations would take at the rate of this machine's products
-    of these shapes, measured here and now."""
+    of these shapes, measured here and now: ``at_rate`` of those that a run has (``trainer.cpu_matmul=auto``),
+    ``at_torchs_rate`` of torch's own."""
     seconds = median_phases(runs)
-    rates: dict[tuple[int, bool, bool], float] = {}
+    rates: dict[tuple[int, bool, bool], tuple[float, float]] = {}
     rows = []
     for name, spent in seconds.items():
         row: dict[str, Any] = {"phase": name, "seconds": spent}
@@ -36,11 +37,18 @@ def phase_shares(runs: list[Run], needs: dict[str, Need], shapes: Shapes, dtype:
             need = needs[name]
             key = (need.rows, need.head, need.backward)
             if key not in rates:
-                rates[key] = matmul_rate(shapes, need.rows, dtype, head=need.head, backward=need.backward)
-            row |= {"tokens": need.tokens, "operations": need.operations, "at_rate": need.operations / rates[key]}
+                own, torchs = (
+                    matmul_rate(shapes, need.rows, dtype, head=need.head, backward=need.backward, library=library)
+                    for library in ("auto", "torch")
+                )
+                rates[key] = own, torchs
+            row |= {"tokens": need.tokens, "operations": need.operations}
+            row |= dict(
+                zip(("at_rate", "at_torchs_rate"), (need.operations / rate for rate in rates[key]), strict=True)
+            )
         rows.append(row)
     total = {"phase": "all", "seconds": median(runs), "tokens": max(need.tokens for need in needs.values())}
-    for key_ in ("operations", "at_rate"):
+    for key_ in ("operations", "at_rate", "at_torchs_rate"):
         total[key_] = sum(row.get(key_, 0.0) for row in rows)
     return [*rows, total]
 

@@ -3,8 +3,8 @@
 Its settings are meant to serve it well: no gradient checkpointing (its default is on), one forward pass a minibatch,
 no reports, no saving. ``per_device_train_batch_size`` is a whole rollout, because its optimizer steps only once in
 ``gradient_accumulation_steps`` minibatches. In bf16 the autocast of ``accelerate launch --mixed_precision bf16`` is on,
-which PPOTrainer reads from the environment alone and applies to the passes of the update, and the two frozen models
-are loaded in bf16.
+which PPOTrainer reads from the environment alone and applies to the passes of the update, and with ``frozen_bf16`` the
+two frozen models are loaded in bf16.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     lines = Path(SETTINGS["prompts"]).read_text(encoding="utf-8").splitlines()
     rows = Dataset.from_list([{"input_ids": tokenizer(json.loads(line)["prompt"])["input_ids"]} for line in lines])
     trained = {"dtype": torch.float32, "attn_implementation": SETTINGS["attention"]}
-    frozen = trained | {"dtype": torch.bfloat16} if BF16 and SETTINGS.get("frozen_bf16", True) else trained
+    frozen = trained | {"dtype": torch.bfloat16} if BF16 and SETTINGS["frozen_bf16"] else trained
     with tempfile.TemporaryDirectory() as folder:
         arguments = PPOConfig(
             output_dir=folder,
