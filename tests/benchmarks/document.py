@@ -93,7 +93,7 @@ def document(
         f"Medians and spreads of at least {runs} runs of each side, which take turns; all are warm processes that ran "
         "three times before and once at each turn, uncounted. The ratio is the peer's median by ours. Models, prompts, "
         "batches and dtype are the same on both sides. bf16 is autocast on weights in float32, of TRL `bf16=True`; "
-        "PPOTrainer casts its updates alone, and its two frozen models are loaded in bf16 and attend by plain products, "
+        "PPOTrainer casts its updates alone, its two frozen models are loaded in bf16 and attend by plain products, "
         "which is fastest for it here; `as it comes` they are in float32 and attend as transformers chooses. The model "
         "that `generate` runs is loaded in bf16. `lean` is `module.padding_free=true module.old_logprobs=engine` under "
         "sdpa, `compiled passes` the callback of that name with `module.old_logprobs=engine`. The settings of each "
