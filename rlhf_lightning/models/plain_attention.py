@@ -37,11 +37,11 @@ def plain_attention(
     """``softmax(s · q kᵀ) v`` over the tokens that are seen, as an attention function of transformers.
 
     Shapes:
-        query: [b, h, n, d]; key, value: [b, h', m, d], where h' divides h; sees: [b, 1, n, m], bool, or ``None``: what
+        query: [b, h, n, d]; key: [b, h', m, d]; value: [b, h', m, e], where h' divides h; sees: [b, 1, n, m], bool, or ``None``: what
             stands before it and itself, where n = m.
         scaling: s; by default 1/√d.
         dropout: of the weights, with this probability.
-        Result: [b, n, h, d].
+        Result: [b, n, h, e].
     """
     dtype = _computed_in(query)
     rows, heads, width, size = query.shape
@@ -56,7 +56,7 @@ def plain_attention(
             hidden = hidden.expand(-1, heads, -1, -1).flatten(0, 1)
         scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
         weights = dropped(scores.softmax(-1), dropout, training=dropout > 0)
-        return torch.bmm(weights, value).view(rows, heads, width, size).transpose(1, 2), None
+        return torch.bmm(weights, value).view(rows, heads, width, -1).transpose(1, 2), None
 
 
 def _computed_in(query: Tensor) -> torch.dtype:

@@ -47,6 +47,12 @@ def test_it_is_torchs(dtype: torch.dtype, tolerance: float, keys: int, scaling: 
     check(longer, sees, tolerance, scaling=scaling)
 
 
+def test_values_may_be_of_another_size() -> None:
+    """As in multi-head latent attention."""
+    value = torch.randn(3, 2, WIDTH, 5, requires_grad=True)
+    check([states(2, WIDTH), states(2, WIDTH), value], None, 1e-5)
+
+
 def test_autocast_decides_on_the_type() -> None:
     """Rotary positions leave queries and keys in float32."""
     query, key, value = states(2, WIDTH), states(2, WIDTH), states(2, WIDTH).bfloat16()
