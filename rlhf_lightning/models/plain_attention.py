@@ -37,8 +37,8 @@ def plain_attention(
     """``softmax(s · q kᵀ) v`` over the tokens that are seen, as an attention function of transformers.
 
     Shapes:
-        query: [b, h, n, d]; key: [b, h', m, d]; value: [b, h', m, e], where h' divides h; sees: [b, 1, n, m], bool, or ``None``: what
-            stands before it and itself, where n = m.
+        query: [b, h, n, d]; key: [b, h', m, d]; value: [b, h', m, e], where h' divides h.
+        sees: [b, 1, n, m], bool, or ``None``: what stands before a token and itself, where n = m.
         scaling: s; by default 1/√d.
         dropout: of the weights, with this probability.
         Result: [b, n, h, e].
