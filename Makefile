@@ -18,8 +18,10 @@ help: ## Show this help
 demo: .venv/ready ## Run the whole of InstructGPT on the embedded world (a few minutes) and print who wins
 	$(BIN)/rlhf-pipeline experiment=quickstart run_dir=runs/quickstart
 
-test: .venv/ready ## Run the tests
-	$(BIN)/python -m pytest
+# tests/distributed starts processes of its own, which wait for each other, so it has the machine to itself.
+test: .venv/ready ## Run the tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --ignore tests/distributed
+	$(BIN)/python -m pytest tests/distributed
 
 check: .venv/ready ## Lint, type-check and test: what CI runs
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ import sys
 # Before transformers and datasets are imported: no test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is: what a test starts as a process of its own computes on one thread too, as the tests do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
