@@ -20,7 +20,9 @@ from transformers import AttentionInterface
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
-_ALIKE = 0.8  # of the longest sequence of a padded batch is the shortest; attention over padding is cheap, not free
+# The share of the longest sequence of a padded batch that the shortest has at least: attention over padding costs little
+# where sequences are short, and a batch more costs as much.
+_ALIKE, _SHORT, _ALIKE_SHORT = 0.8, 128, 0.5
 # What a configuration calls an attention that does not see all that stands before it.
 _PARTIAL = ("sliding_window", "attention_chunk_size", "keep_window_size", "index_topk")
 Attention = Callable[..., tuple[Tensor, Any]]
@@ -175,7 +177,7 @@ def _alike(lengths: Tensor) -> list[Tensor]:
     ordered = lengths[order].tolist()
     cuts, longest = [0], ordered[0] if ordered else 0
     for number, length in enumerate(ordered):
-        if length < _ALIKE * longest:
+        if length < (_ALIKE_SHORT if longest <= _SHORT else _ALIKE) * longest:
             cuts.append(number)
             longest = length
     return [order[one:other] for one, other in pairwise([*cuts, len(ordered)])]

@@ -62,10 +62,15 @@ def check(layout: Sequences | Trees, sees: Tensor, states: list[Tensor]) -> None
 
 def test_sequences_of_like_length_share_a_batch() -> None:
     layout = Sequences.of(torch.tensor([4, 1, 5]))
-    # The longest first; 4 is at least 0.8 of 5. Ten tokens, so 10 is none.
+    # The longest first; 4 is at least half of 5. Ten tokens, so 10 is none.
     assert layout.batches == [(2, 5), (1, 1)]
     assert layout.source.tolist() == [5, 6, 7, 8, 9, 0, 1, 2, 3, 10, 4]
     assert layout.place.tolist() == [5, 6, 7, 8, 10, 0, 1, 2, 3, 4]
+
+
+def test_long_sequences_are_more_alike_than_short_ones() -> None:
+    assert Sequences.of(torch.tensor([100, 50, 49])).batches == [(2, 100), (1, 49)]
+    assert Sequences.of(torch.tensor([200, 160, 159])).batches == [(2, 200), (1, 159)]
 
 
 def test_each_sequence_attends_to_itself(states: list[Tensor]) -> None:
