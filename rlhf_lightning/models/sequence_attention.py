@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
-# The share of the longest sequence of a padded batch that the shortest has at least: attention over padding costs little
+# What share of the longest sequence of a padded batch the shortest has at least: attention over padding costs little
 # where sequences are short, and a batch more costs as much.
 _ALIKE, _SHORT, _ALIKE_SHORT = 0.8, 128, 0.5
 # What a configuration calls an attention that does not see all that stands before it.
