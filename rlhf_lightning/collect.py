@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rlhf_lightning.cli import reported, require_values, run_script
-from rlhf_lightning.modules import choose_cpu_matmul
+from rlhf_lightning.models import choose_cpu_matmul
 from rlhf_lightning.train import quieten
 
 log = logging.getLogger(__name__)

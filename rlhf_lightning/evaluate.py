@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import Judge, ScoreJudge, write_report
 from rlhf_lightning.evaluation.benchmarks import write_benchmark_report
 from rlhf_lightning.evaluation.loaded import ModelSource, device_of, load_scorer
-from rlhf_lightning.modules import choose_cpu_matmul
+from rlhf_lightning.models import choose_cpu_matmul
 from rlhf_lightning.train import quieten
 
 _PACKAGES = ("rlhf-lightning", "torch", "transformers")

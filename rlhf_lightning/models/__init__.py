@@ -5,6 +5,7 @@ from rlhf_lightning.models.architecture import check_causal_lm
 from rlhf_lightning.models.card import RunRecord, card_data, card_section
 from rlhf_lightning.models.compiler import backbones, check_compiler, compile_passes
 from rlhf_lightning.models.context import context_length
+from rlhf_lightning.models.cpu_matmul import choose_cpu_matmul
 from rlhf_lightning.models.dtypes import torch_dtype
 from rlhf_lightning.models.eight_bit import adamw8bit
 from rlhf_lightning.models.engines import ContinuousEngine, NativeEngine, VllmEngine, generate
@@ -77,6 +78,7 @@ __all__ = [
     "check_numbers",
     "check_own",
     "check_vocabulary",
+    "choose_cpu_matmul",
     "compile_passes",
     "computes_exactly",
     "content_fingerprint",

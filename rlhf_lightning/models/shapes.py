@@ -2,7 +2,8 @@
 
 oneDNN, with which torch multiplies in half precision on a CPU, compiles a product anew for every shape that it meets.
 At the sizes of small models that takes ten times as long as the product itself, and responses of every length would
-bring new shapes in every pass. There, and only there, batches are filled up to few sizes.
+bring new shapes in every pass. In float32 (``trainer.cpu_matmul``) it is quick, but a megabyte or so stays in memory
+for each of them. There, and only there, batches are filled up to few sizes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rlhf_lightning.models.context import context_length
+from rlhf_lightning.models.cpu_matmul import multiplies_by_onednn
 
 COLUMNS = 16
 ROWS = 4
@@ -21,10 +23,10 @@ STATES = 128
 
 
 def few_shapes(tensor: Tensor, model: nn.Module) -> bool:
-    """Whether the model multiplies in half precision on a CPU."""
+    """Whether oneDNN multiplies for the model: in half precision on a CPU, or where it was chosen."""
     if tensor.device.type != "cpu":
         return False
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or multiplies_by_onednn():
         return True
     floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return next(floating, torch.float32) in (torch.bfloat16, torch.float16)

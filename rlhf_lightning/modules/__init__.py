@@ -1,7 +1,6 @@
 """The three stages as LightningModules."""
 
 from rlhf_lightning.modules.capabilities import check_capabilities
-from rlhf_lightning.modules.cpu_matmul import choose_cpu_matmul
 from rlhf_lightning.modules.fsdp2 import fsdp2_strategy
 from rlhf_lightning.modules.muon import Muon
 from rlhf_lightning.modules.ppo import PPOModule
@@ -21,7 +20,6 @@ __all__ = [
     "Trajectory",
     "World",
     "check_capabilities",
-    "choose_cpu_matmul",
     "fsdp2_strategy",
     "make_trainer",
     "run_record",

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.modules.cpu_matmul import choose_cpu_matmul
+from rlhf_lightning.models import choose_cpu_matmul
 
 PRECISIONS = ("highest", "high", "medium")
 
@@ -19,7 +19,7 @@ def make_trainer(*, matmul_precision: str | None = None, cpu_matmul: str = "auto
     Args:
         matmul_precision: of products of float32 matrices, as in ``torch.set_float32_matmul_precision``: ``highest``;
             ``high``, TF32 on a GPU; ``medium``, bfloat16 where the device has it. ``None`` leaves it as it is.
-        cpu_matmul: which library multiplies them on a CPU (:func:`~rlhf_lightning.modules.choose_cpu_matmul`).
+        cpu_matmul: which library multiplies them on a CPU (:func:`~rlhf_lightning.models.choose_cpu_matmul`).
 
     Raises:
         UserError: no such precision or library.

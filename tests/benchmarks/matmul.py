@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig
 
-from rlhf_lightning.modules import choose_cpu_matmul
+from rlhf_lightning.models import choose_cpu_matmul
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

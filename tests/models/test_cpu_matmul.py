@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.modules import choose_cpu_matmul, make_trainer
+from rlhf_lightning.models import choose_cpu_matmul
+from rlhf_lightning.models.shapes import few_shapes
+from rlhf_lightning.modules import make_trainer
 
 Calls = list[tuple[torch.Size, torch.Size]]
-MODULE = sys.modules["rlhf_lightning.modules.cpu_matmul"]
+MODULE = sys.modules["rlhf_lightning.models.cpu_matmul"]
 ROWS, INNER, COLUMNS = 128, 192, 160  # enough to be worth it
 
 
@@ -161,3 +163,12 @@ def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         choose_cpu_matmul("onednn")
     assert choose_cpu_matmul("auto") == "torch"
+
+
+def test_few_shapes_come_where_onednn_multiplies() -> None:
+    """It keeps about a megabyte for each."""
+    model, ids = nn.Linear(2, 2), torch.zeros(3, 17, dtype=torch.long)
+    choose_cpu_matmul("torch")
+    assert not few_shapes(ids, model)
+    choose_cpu_matmul("onednn")
+    assert few_shapes(ids, model)

@@ -46,6 +46,11 @@ def choose_cpu_matmul(choice: str = "auto") -> str:
     return "onednn" if _enabled else "torch"
 
 
+def multiplies_by_onednn() -> bool:
+    """Whether oneDNN is in force."""
+    return _enabled
+
+
 def _missing() -> str | None:
     """What oneDNN's products want and this torch has not."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own has no types
