@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.models import ScalarModel, load_scalar_model, save_model_folder
+from rlhf_lightning.models import ScalarModel, choose_cpu_matmul, load_scalar_model, save_model_folder
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz.,?!ĠĊ"  # Ġ and Ċ are byte-level BPE's space and newline
 SPECIAL = {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<s>"}
@@ -57,6 +57,12 @@ def _absl_leaves_streams_open() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _products_of_torch() -> None:
+    """A run that a test before this one has made may have chosen oneDNN, for the whole process."""
+    choose_cpu_matmul("torch")
 
 
 @pytest.fixture
