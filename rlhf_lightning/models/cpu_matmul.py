@@ -22,8 +22,9 @@ def choose_cpu_matmul(choice: str = "auto") -> str:
 
     MKL does not use AVX-512 on processors of AMD, where oneDNN, which comes with torch and multiplies bfloat16
     already, is twice as fast. Results differ in rounding. It holds for ``mm`` and ``addmm``, and so for linear layers
-    and their gradients, not for batches of products; where torch is asked for less than full precision
-    (``torch.set_float32_matmul_precision``) it is left to torch.
+    and their gradients, but for the forward pass of a compiled layer with a bias; not for batches of products. Where
+    torch is asked for less than full precision (``torch.set_float32_matmul_precision``) it is left to torch. Every new
+    shape keeps memory, a megabyte or more: fill batches of your own up to few sizes.
 
     Args:
         choice: ``torch``, ``onednn``, or ``auto``: oneDNN on processors of AMD with AVX-512.
@@ -107,10 +108,17 @@ def _suits(a: Tensor, b: Tensor) -> bool:
         and a.dim() == b.dim() == 2
         and a.shape[1] == b.shape[0]
         and a.shape[0] * b.numel() >= _LEAST
-        and torch.get_float32_matmul_precision() == "highest"
+        and _in_full_precision()
         and _dense(a)
         and _dense(b)
     )
+
+
+def _in_full_precision() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # it was asked for in torch's newer way, which this question cannot be mixed with
+        return False
 
 
 def _dense(matrix: Tensor) -> bool:

@@ -166,9 +166,24 @@ def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_few_shapes_come_where_onednn_multiplies() -> None:
-    """It keeps about a megabyte for each."""
+    """It keeps memory for each."""
     model, ids = nn.Linear(2, 2), torch.zeros(3, 17, dtype=torch.long)
     choose_cpu_matmul("torch")
     assert not few_shapes(ids, model)
     choose_cpu_matmul("onednn")
     assert few_shapes(ids, model)
+
+
+def test_precision_asked_for_in_torchs_newer_way_is_left_to_torch(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_cpu_matmul("onednn")
+
+    def mixed() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    a, b = matrices()
+    assert (a @ b - a.double() @ b.double()).abs().max() < 1e-4
+    assert calls == []
+    monkeypatch.undo()
