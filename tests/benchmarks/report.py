@@ -37,15 +37,12 @@ def phase_shares(runs: list[Run], needs: dict[str, Need], shapes: Shapes, dtype:
             need = needs[name]
             key = (need.rows, need.head, need.backward)
             if key not in rates:
-                own, torchs = (
-                    matmul_rate(shapes, need.rows, dtype, head=need.head, backward=need.backward, library=library)
-                    for library in ("auto", "torch")
-                )
-                rates[key] = own, torchs
+                options: dict[str, Any] = {"head": need.head, "backward": need.backward}
+                own = matmul_rate(shapes, need.rows, dtype, **options)
+                rates[key] = own, matmul_rate(shapes, need.rows, dtype, library="torch", **options)
+            own, torchs = rates[key]
             row |= {"tokens": need.tokens, "operations": need.operations}
-            row |= dict(
-                zip(("at_rate", "at_torchs_rate"), (need.operations / rate for rate in rates[key]), strict=True)
-            )
+            row |= {"at_rate": need.operations / own, "at_torchs_rate": need.operations / torchs}
         rows.append(row)
     total = {"phase": "all", "seconds": median(runs), "tokens": max(need.tokens for need in needs.values())}
     for key_ in ("operations", "at_rate", "at_torchs_rate"):

@@ -22,9 +22,8 @@ ROWS, INNER, COLUMNS = 128, 192, 160  # enough to be worth it
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    before, precision = MODULE._enabled, torch.get_float32_matmul_precision()
+    precision = torch.get_float32_matmul_precision()
     yield
-    choose_cpu_matmul("onednn" if before else "torch")
     torch.set_float32_matmul_precision(precision)
 
 
@@ -186,4 +185,3 @@ def test_precision_asked_for_in_torchs_newer_way_is_left_to_torch(
     a, b = matrices()
     assert (a @ b - a.double() @ b.double()).abs().max() < 1e-4
     assert calls == []
-    monkeypatch.undo()
