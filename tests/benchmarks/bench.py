@@ -60,39 +60,26 @@ PPO_COMMANDS = {
 ROWS = {
     **{
         f"ppo_{ending}{suffix}": Row(
-            f"{PPO}, responses of {words}{suffix and ', '}{side.rpartition(', ')[2] if suffix else ''}",
-            (*PPO_COMMANDS[ending], *(["--compile"] if side == ppo_iteration.COMPILED else [])),
+            f"{PPO}, responses of {words}{said}",
+            (*PPO_COMMANDS[ending], *(["--compile"] if ours == ppo_iteration.COMPILED else [])),
             "trl-1.12.0",
-            side,
-            ppo_iteration.PEER,
-            targets,
+            ours,
+            theirs,
+            targets if theirs == ppo_iteration.PEER else (None, targets[1]),
             bf16_settings=FROZEN,
             bf16_options=EAGER,
             runs=1 if ending == "full" else 2,
+        )
+        for suffix, said, ours, theirs in (
+            ("", "", ppo_iteration.OURS, ppo_iteration.PEER),
+            ("_lean", ", lean", ppo_iteration.LEAN, ppo_iteration.PEER),
+            ("_compiled", ", compiled passes", ppo_iteration.COMPILED, ppo_iteration.PEER),
+            ("_as_it_comes", ", against PPOTrainer as it comes", ppo_iteration.OURS, ppo_iteration.AS_IT_COMES),
         )
         for ending, words, targets in (
             ("full", "full 64 tokens", (1.35, 3.0)),
             ("short", "about 20 of 64 tokens", (3.2, 5.0)),
         )
-        for suffix, side in (
-            ("", ppo_iteration.OURS),
-            ("_lean", ppo_iteration.LEAN),
-            ("_compiled", ppo_iteration.COMPILED),
-        )
-    },
-    **{
-        f"ppo_{ending}_as_it_comes": Row(
-            f"{PPO}, responses of {words}, against PPOTrainer as it comes",
-            PPO_COMMANDS[ending],
-            "trl-1.12.0",
-            ppo_iteration.OURS,
-            ppo_iteration.AS_IT_COMES,
-            (None, target),
-            bf16_settings=FROZEN,
-            bf16_options=EAGER,
-            runs=1 if ending == "full" else 2,
-        )
-        for ending, words, target in (("full", "full 64 tokens", 3.0), ("short", "about 20 of 64 tokens", 5.0))
     },
     "generation": Row(
         "generation alone, 64 prompts, about 20 of 64 tokens",
