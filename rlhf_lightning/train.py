@@ -49,7 +49,8 @@ def train_stage(config: DictConfig) -> dict[str, float]:
     require_values(config)
     check_arguments(config)
     quieten()
-    keep_compiled_products()
+    if "16" in str(config.trainer.precision):
+        keep_compiled_products()
     check_combination(config)
     check_sizes(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # its keys are texts
     run_dir = Path(config.run_dir)

@@ -1,4 +1,4 @@
-"""Which library multiplies float32 matrices on a CPU: MKL leaves half of an AMD processor with AVX-512 idle."""
+"""Which library multiplies float32 matrices on a CPU: MKL leaves half of some processors of AMD idle."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _enabled = False
 def choose_cpu_matmul(choice: str = "auto") -> str:
     """Let oneDNN multiply float32 matrices on the CPU, in this whole process, or torch's own choice, which is MKL.
 
-    MKL does not use AVX-512 on processors of AMD, where oneDNN, which comes with torch and multiplies bfloat16
-    already, is twice as fast. Results differ in rounding. It holds for ``mm`` and ``addmm``, and so for linear layers
+    MKL does not use AVX-512 on processors of AMD. Where those compute 512 bits at a time (Zen 5; Zen 4 takes two
+    turns), oneDNN, which comes with torch and multiplies bfloat16 already, is twice as fast. Results differ in
+    rounding. It holds for ``mm`` and ``addmm``, and so for linear layers
     and their gradients, but for the forward pass of a compiled layer with a bias; not for batches of products. Where
     torch is asked for less than full precision (``torch.set_float32_matmul_precision``) it is left to torch. Every new
-    shape keeps memory, a megabyte or more: fill batches of your own up to few sizes.
+    shape keeps memory, a megabyte or more: fill batches of your own up to few sizes. A trainer of
+    :func:`~rlhf_lightning.modules.make_trainer` chooses anew, by its own ``cpu_matmul``.
 
     Args:
-        choice: ``torch``, ``onednn``, or ``auto``: oneDNN on processors of AMD with AVX-512.
+        choice: ``torch``, ``onednn``, or ``auto``: oneDNN on processors of AMD from Zen 5 on.
 
     Returns:
         What is in force: ``torch`` or ``onednn``.
@@ -66,7 +68,9 @@ def _half_idle() -> bool:
     """Whether MKL leaves half of this processor's vector units unused."""
     known = processor()
     has_mkl = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]  # torch's own has no types
-    return has_mkl and "AMD" in str(known.get("cpu_name")) and bool(known.get("avx512_f"))
+    # Instructions that Zen 5 has and Zen 4 has not; no name of a processor says in how many turns it computes.
+    in_one_turn = known.get("avx512_vp2intersect") or known.get("avx_vnni")
+    return has_mkl and "AMD" in str(known.get("cpu_name")) and bool(known.get("avx512_f") and in_one_turn)
 
 
 def _register() -> None:
@@ -108,13 +112,15 @@ def _suits(a: Tensor, b: Tensor) -> bool:
         and a.dim() == b.dim() == 2
         and a.shape[1] == b.shape[0]
         and a.shape[0] * b.numel() >= _LEAST
-        and _in_full_precision()
+        and bool(torch.backends.mkldnn.enabled)
+        and in_full_precision()
         and _dense(a)
         and _dense(b)
     )
 
 
-def _in_full_precision() -> bool:
+def in_full_precision() -> bool:
+    """Whether torch is to multiply float32 matrices in float32."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # it was asked for in torch's newer way, which this question cannot be mixed with

@@ -18,6 +18,7 @@ from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.modes import generation_mode
 from rlhf_lightning.models.policy import is_own
 from rlhf_lightning.models.quantization import computes_exactly
+from rlhf_lightning.models.sdpa import teach_sdpa
 from rlhf_lightning.models.sequence_attention import Layout, attention_arguments
 from rlhf_lightning.models.shapes import filled, filled_states
 from rlhf_lightning.models.sharding import through
@@ -36,6 +37,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | 
         UserError: rows longer than the model's context.
     """
     check_context(model, input_ids.shape[1])
+    teach_sdpa()
     backbone: nn.Module = model.base_model  # type: ignore[assignment]  # a module, though nn.Module does not say so
     accepted = inspect.signature(backbone.forward).parameters
     rows, width = input_ids.shape

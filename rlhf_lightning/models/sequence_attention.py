@@ -7,25 +7,21 @@ batches, where a mask that keeps the sequences of a row of n tokens apart costs 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from rlhf_lightning.models.context import text_config
-from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
+from rlhf_lightning.models.sdpa import Attention, teach_sdpa
 
 # What share of the longest sequence of a padded batch the shortest has at least: attention over padding costs little
 # where sequences are short, and a batch more costs as much.
 _ALIKE, _SHORT, _ALIKE_SHORT = 0.8, 128, 0.5
 # What a configuration calls an attention that does not see all that stands before it.
 _PARTIAL = ("sliding_window", "attention_chunk_size", "keep_window_size", "index_topk")
-Attention = Callable[..., tuple[Tensor, Any]]
 
 
 def reads_layouts(model: nn.Module) -> bool:
@@ -129,46 +125,9 @@ Layout = Sequences | Trees
 
 def attention_arguments(layout: Layout) -> dict[str, Any]:
     """What a model that :func:`reads_layouts` is given beside token ids and positions [1, n]."""
-    _teach()
+    teach_sdpa()
     # A mask of four dimensions is handed on as it is, so that none is made.
     return {"attention_mask": torch.zeros(1, 1, 1, 1), "sequence_layout": layout}
-
-
-@functools.cache
-def _teach() -> None:
-    """Let transformers' sdpa read ``sequence_layout``; without one it is what it was."""
-    attention: Attention = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]  # transformers' own has no types
-
-    def sdpa(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        *arguments: Any,
-        sequence_layout: Layout | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Any]:
-        if sequence_layout is None:
-            found: tuple[Tensor, Any] = attention(module, query, key, value, attention_mask, *arguments, **options)
-            return found
-        laid_out: tuple[Tensor, Any] = _attend(attention, module, [query, key, value], sequence_layout, options)
-        return laid_out
-
-    AttentionInterface.register("sdpa", sdpa)
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has a layout of its own
-def _attend(
-    attention: Attention, module: nn.Module, states: list[Tensor], layout: Layout, options: dict[str, Any]
-) -> tuple[Tensor, None]:
-    options.pop("is_causal", None)
-
-    def faster(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> Any:
-        attends = plain_attention if suits_plain(query, key, options) else attention
-        return attends(module, query, key, value, *mask, **options)
-
-    return layout.attend(faster, module, states, options), None
 
 
 def _alike(lengths: Tensor) -> list[Tensor]:

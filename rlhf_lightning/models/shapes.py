@@ -26,10 +26,17 @@ def few_shapes(tensor: Tensor, model: nn.Module) -> bool:
     """Whether oneDNN multiplies for the model: in half precision on a CPU, or where it was chosen."""
     if tensor.device.type != "cpu":
         return False
-    if torch.is_autocast_enabled("cpu") or multiplies_by_onednn():
-        return True
+    return in_half_precision(model) or (multiplies_by_onednn() and _dtype(model) == torch.float32)
+
+
+def in_half_precision(model: nn.Module) -> bool:
+    """Whether a model on a CPU computes in half precision, by its own dtype or by autocast."""
+    return torch.is_autocast_enabled("cpu") or _dtype(model) in (torch.bfloat16, torch.float16)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
     floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return next(floating, torch.float32) in (torch.bfloat16, torch.float16)
+    return next(floating, torch.float32)
 
 
 def filled(input_ids: Tensor, model: nn.Module) -> Tensor:
@@ -57,5 +64,6 @@ def filled_states(states: Tensor, model: nn.Module) -> Tensor:
 
 def keep_compiled_products() -> None:
     """Have oneDNN keep more compiled products than the 1,024 that it does by itself, unless the environment says how
-    many. It asks once, at its first product, so this is for the start of a run."""
+    many. It asks once, at its first product, so this is for the start of a run in half precision; those in float32
+    are quick to make and large."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")

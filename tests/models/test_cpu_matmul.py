@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
@@ -129,9 +131,11 @@ def test_gradients_of_a_linear_layer(bias: bool, calls: Calls) -> None:
 @pytest.mark.parametrize(
     ("processor", "expected"),
     [
-        ({"cpu_name": "AMD EPYC", "avx512_f": True}, "onednn"),
-        ({"cpu_name": "AMD EPYC", "avx512_f": False}, "torch"),
-        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True}, "torch"),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx_vnni": True}, "onednn"),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": True}, "onednn"),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, "torch"),  # Zen 4
+        ({"cpu_name": "AMD EPYC", "avx512_f": False, "avx_vnni": True}, "torch"),
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True, "avx_vnni": True}, "torch"),
         ({}, "torch"),
     ],
 )
@@ -153,6 +157,41 @@ def test_the_trainer_chooses() -> None:
     assert not MODULE._enabled
 
 
+@pytest.mark.parametrize(
+    ("precision", "choice", "chosen"),
+    [
+        ("32-true", "auto", True),
+        ("64-true", "auto", True),
+        ("bf16-mixed", "auto", False),
+        ("16-true", "auto", False),
+        ("bf16-mixed", "onednn", True),
+        ("32-true", "torch", False),
+    ],
+)
+def test_where_half_precision_multiplies_it_chooses_for_nothing(
+    precision: str, choice: str, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "_half_idle", lambda: True)
+    make_trainer(cpu_matmul=choice, precision=precision, max_epochs=1, logger=False, accelerator="cpu")
+    assert MODULE._enabled == chosen
+
+
+class Chosen(BaseException):
+    """Nothing that a command would report."""
+
+
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_commands_without_a_trainer_choose_too(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(f"rlhf_lightning.{command}")
+
+    def choose(choice: str = "auto") -> str:
+        raise Chosen(choice)
+
+    monkeypatch.setattr(module, "choose_cpu_matmul", choose)
+    with pytest.raises(Chosen, match="auto"):
+        module._app(OmegaConf.create({}))
+
+
 def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"trainer\.cpu_matmul='mkl' is none of auto, torch, onednn"):
         make_trainer(cpu_matmul="mkl")
@@ -171,6 +210,15 @@ def test_few_shapes_come_where_onednn_multiplies() -> None:
     assert not few_shapes(ids, model)
     choose_cpu_matmul("onednn")
     assert few_shapes(ids, model)
+    assert not few_shapes(ids, model.double())  # which is left to torch
+
+
+def test_where_onednn_is_switched_off_it_is_not_asked(calls: Calls) -> None:
+    choose_cpu_matmul("onednn")
+    a, b = matrices()
+    with torch.backends.mkldnn.flags(enabled=False):
+        _ = a @ b
+    assert calls == []
 
 
 def test_precision_asked_for_in_torchs_newer_way_is_left_to_torch(

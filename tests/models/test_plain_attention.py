@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
@@ -20,7 +20,7 @@ def states(heads: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 def check(given: list[Tensor], sees: Tensor | None, tolerance: float, **options: Any) -> None:
     """Outputs and gradients against torch's in float64."""
-    found, _ = plain_attention(nn.Identity(), *given, sees, **options)
+    found = plain_attention(*given, sees, **options)
     exact = [one.detach().double().requires_grad_() for one in given]
     query, key, value = exact
     expected = scaled_dot_product_attention(
@@ -56,28 +56,66 @@ def test_values_may_be_of_another_size() -> None:
 def test_autocast_decides_on_the_type() -> None:
     """Rotary positions leave queries and keys in float32."""
     query, key, value = states(2, WIDTH), states(2, WIDTH), states(2, WIDTH).bfloat16()
-    plain, _ = plain_attention(nn.Identity(), query.bfloat16(), key.bfloat16(), value, None)
+    plain = plain_attention(query.bfloat16(), key.bfloat16(), value, None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, _ = plain_attention(nn.Identity(), query, key, value, None)
+        found = plain_attention(query, key, value, None)
     assert torch.equal(found, plain)
 
 
 def test_weights_are_dropped() -> None:
     given = [torch.randn(2, 2, 64, 8), torch.randn(2, 2, 64, 8), torch.ones(2, 2, 64, 8)]
-    found, _ = plain_attention(nn.Identity(), *given, None, dropout=0.25)
+    found = plain_attention(*given, None, dropout=0.25)
     sums = found[:, 32:]  # of the weights that are left, as the values are ones
     assert sums.mean().item() == pytest.approx(1, abs=0.05)
     assert sums.std() > 0.02
-    found, _ = plain_attention(nn.Identity(), *given, None, dropout=0.0)
+    found = plain_attention(*given, None, dropout=0.0)
     torch.testing.assert_close(found, torch.ones_like(found))
 
 
-def test_where_it_is_faster() -> None:
-    query, options = torch.zeros(1, 1, 200, 8), {"position_bias": None}
-    assert not suits_plain(query, query, options)
-    assert suits_plain(query, query[:, :, :100], options)
+@pytest.mark.parametrize("keys", [1, 2, 4])
+def test_one_query_sees_all(keys: int) -> None:
+    """As in decoding."""
+    key, value = states(keys, WIDTH), states(keys, WIDTH)
+    query = states(4, 1)
+    found = plain_attention(query, key, value, None)
+    expected = scaled_dot_product_attention(query, key, value, enable_gqa=True).transpose(1, 2)
+    assert (found - expected).abs().max() < 1e-6
+
+
+def test_rows_may_share_what_they_see() -> None:
+    sees = torch.ones(WIDTH, WIDTH, dtype=torch.bool).tril().view(1, 1, WIDTH, WIDTH)
+    given = [states(4, WIDTH), states(2, WIDTH), states(2, WIDTH)]
+    assert torch.equal(plain_attention(*given, sees), plain_attention(*given, None))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "taken"),
+    [
+        (torch.float32, 128, True),
+        (torch.float32, 129, False),
+        (torch.bfloat16, 512, True),
+        (torch.bfloat16, 513, False),
+        (torch.float64, 8, False),
+        (torch.float16, 8, False),
+    ],
+)
+def test_where_it_is_faster(dtype: torch.dtype, width: int, taken: bool) -> None:
+    query = torch.zeros(1, 1, width, 8, dtype=dtype)
+    assert suits_plain(query, query) == taken
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert suits_plain(query, query, options)
-        assert not suits_plain(query, torch.zeros(1, 1, 2000, 8), options)
-        assert not suits_plain(query, query, {"position_bias": query})
-    assert not suits_plain(query.double(), query.double(), options)
+        assert suits_plain(query, query) == (width <= 512)
+
+
+def test_no_more_weights_than_memory_is_for() -> None:
+    query = torch.zeros(2, 64, 512, 1, dtype=torch.bfloat16)
+    assert suits_plain(query, query)
+    query = torch.zeros(2, 65, 512, 1, dtype=torch.bfloat16)
+    assert not suits_plain(query, query)
+
+
+def test_single_tokens_see_any_number_without_gradients() -> None:
+    query, key = torch.zeros(1, 1, 1, 8, dtype=torch.bfloat16), torch.zeros(1, 1, 5000, 8, dtype=torch.bfloat16)
+    assert not suits_plain(query, key)
+    with torch.no_grad():
+        assert suits_plain(query, key)
+        assert not suits_plain(query.float(), key.float()[:, :, :100])

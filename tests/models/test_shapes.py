@@ -9,6 +9,7 @@ import torch
 from transformers import MptConfig, MptForCausalLM, PreTrainedModel
 
 from rlhf_lightning.models import TokenLogprobs
+from rlhf_lightning.models.engines.kv_cache import preallocated_cache
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
 from rlhf_lightning.models.engines.steps import EagerSteps
@@ -73,7 +74,8 @@ def test_rows_that_have_ended_fill_a_batch_up(
     make_causal_lm: Callable[..., PreTrainedModel], remaining: int, rows: int, plain: int, reduced: int
 ) -> None:
     model = make_causal_lm("llama")
-    prompts = Prompts(torch.zeros(rows, 4), None, torch.ones(rows, 3, dtype=torch.bool), torch.zeros(rows))  # type: ignore[arg-type]
+    cache = preallocated_cache(model.config, 4)
+    prompts = Prompts(torch.zeros(rows, 4), cache, torch.ones(rows, 3, dtype=torch.bool), torch.zeros(rows))
     steps = EagerSteps(NextLogits(model), prompts, 4)
     assert steps.going_on(remaining, rows) == plain
     with autocast():

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
+from rlhf_lightning.models.sdpa import teach_sdpa
+
 
 class NextLogits:
     """Logits of what follows the tokens that stand behind a cache.
@@ -17,6 +19,7 @@ class NextLogits:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        teach_sdpa()
         self.model = model
         accepted = inspect.signature(model.forward).parameters
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}

@@ -26,8 +26,11 @@ class Prompts(NamedTuple):
     positions: Tensor
 
 
-def read_prompts(model: nn.Module, read: NextLogits, input_ids: Tensor, lengths: Tensor, room: int) -> Prompts:
-    """Read right-padded prompts [b, p] with ``lengths`` [b]; the cache has ``room`` for tokens behind them."""
+def read_prompts(
+    model: nn.Module, read: NextLogits, input_ids: Tensor, lengths: Tensor, room: int, block: int | None = None
+) -> Prompts:
+    """Read right-padded prompts [b, p] with ``lengths`` [b]; the cache has ``room`` for tokens behind them, or gives
+    blocks of so many columns."""
     width = int(lengths.max())
     first, place = _different(input_ids[:, :width], lengths)
     config: Any = model.config  # of transformers
@@ -38,12 +41,12 @@ def read_prompts(model: nn.Module, read: NextLogits, input_ids: Tensor, lengths:
     groups = [group.to(first.device) for group in groups_of_like_length(lengths[first], **limits)]
     found, caches = [], []
     for rows in (first[group] for group in groups):
-        # Only the cache that goes on is made in the size that it will have.
-        caches.append(cache if len(groups) == 1 else DynamicCache(config=config))
+        # Only the cache that goes on is made in the size that it will have. Blocks are for single tokens.
+        caches.append(cache if len(groups) == 1 and block is None else DynamicCache(config=config))
         found.append(_read(read, input_ids[rows], lengths[rows], caches[-1]))
     logits = torch.cat(found)
-    if len(caches) > 1:
-        cache = joined(caches, config, width + room)
+    if caches[0] is not cache:
+        cache = joined(caches, config, width + room, block)
     wanted = torch.argsort(torch.cat(groups))[place]
     if len(wanted) != len(first) or bool((wanted != torch.arange(len(first), device=wanted.device)).any()):
         cache.batch_select_indices(wanted)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rlhf_lightning.models.engines.kv_cache import block_of
 from rlhf_lightning.models.engines.next_logits import NextLogits
 from rlhf_lightning.models.engines.prompts import Prompts
 from rlhf_lightning.models.shapes import few_shapes
@@ -45,14 +46,17 @@ class EagerSteps:
 
     def __init__(self, read: NextLogits, prompts: Prompts, steps: int) -> None:
         self.read, self.cache, self.positions = read, prompts.cache, prompts.positions
+        self._block = block_of(prompts.cache)
         self._padded = not bool(prompts.mask.all())
         self._seen = prompts.mask.shape[1]
-        self._mask = torch.cat([prompts.mask, prompts.mask.new_ones(len(prompts.mask), steps)], 1)
+        self._mask = torch.nn.functional.pad(prompts.mask, (0, steps + self._block))
 
     def __call__(self, chosen: Tensor) -> Tensor:
         """See :class:`Steps`."""
+        self._mask[:, self._seen] = True
         self._seen += 1
-        mask = self._mask[:, : self._seen] if self._padded else None
+        columns = self._seen + -self._seen % self._block
+        mask = self._mask[:, :columns] if self._padded or columns > self._seen else None
         logits = self.read(chosen.unsqueeze(1), self.positions.unsqueeze(1), mask, self.cache)
         self.positions = self.positions + 1
         return logits
