@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -53,15 +55,17 @@ RM = "reward training, K = 9, prompt 128, completions 48"
 FROZEN = ("model.frozen_dtype=bf16",)  # as the peer's reference and reward model
 # Of both sides: on a CPU torch's fused attention is slower in bf16 than plain products at these lengths.
 EAGER = ("--attention", "eager")
+# All sides of PPO share a run, those that are compiled where there is a compiler.
+COMPILES = ("--compile",) if shutil.which(os.environ.get("CXX", "g++")) else ()
 PPO_COMMANDS = {
-    "full": ("ppo_iteration.py", "--ending", "never"),
-    "short": ("ppo_iteration.py", "--ending", "short"),
+    "full": ("ppo_iteration.py", "--ending", "never", *COMPILES),
+    "short": ("ppo_iteration.py", "--ending", "short", *COMPILES),
 }
 ROWS = {
     **{
         f"ppo_{ending}{suffix}": Row(
             f"{PPO}, responses of {words}{said}",
-            (*PPO_COMMANDS[ending], *(["--compile"] if ours == ppo_iteration.COMPILED else [])),
+            PPO_COMMANDS[ending],
             "trl-1.12.0",
             ours,
             theirs,
@@ -75,7 +79,14 @@ ROWS = {
             ("_lean", ", lean", ppo_iteration.LEAN, ppo_iteration.PEER),
             ("_compiled", ", compiled passes", ppo_iteration.COMPILED, ppo_iteration.PEER),
             ("_as_it_comes", ", against PPOTrainer as it comes", ppo_iteration.OURS, ppo_iteration.AS_IT_COMES),
+            (
+                "_compiled_as_it_comes",
+                ", compiled passes, against PPOTrainer as it comes",
+                ppo_iteration.COMPILED,
+                ppo_iteration.AS_IT_COMES,
+            ),
         )
+        if COMPILES or ours != ppo_iteration.COMPILED
         for ending, words, targets in (
             ("full", "full 64 tokens", (1.35, 3.0)),
             ("short", "about 20 of 64 tokens", (3.2, 5.0)),
