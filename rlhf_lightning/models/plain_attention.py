@@ -23,7 +23,7 @@ def suits_plain(query: Tensor, key: Tensor) -> bool:
     if query.device.type != "cpu":
         return False
     rows, heads, width, _ = query.shape
-    dtype = _computed_in(query)
+    dtype = computed_in(query)
     if width == 1 and not torch.is_grad_enabled():  # as in decoding
         return dtype == torch.bfloat16
     return key.shape[2] <= _WIDEST.get(dtype, 0) and rows * heads * width * key.shape[2] <= _MOST_WEIGHTS
@@ -48,7 +48,7 @@ def plain_attention(
         dropout: of the weights, with this probability.
         Result: [b, n, h, e].
     """
-    dtype = _computed_in(query)
+    dtype = computed_in(query)
     rows, heads, width, size = query.shape
     seen, group = key.shape[2], heads // key.shape[1]
     with torch.autocast(query.device.type, enabled=False):  # which would have the weights in float32
@@ -65,6 +65,7 @@ def plain_attention(
         return torch.bmm(weights, value).view(rows, heads, width, -1).transpose(1, 2)
 
 
-def _computed_in(query: Tensor) -> torch.dtype:
+def computed_in(query: Tensor) -> torch.dtype:
+    """Of attention over these queries, which autocast may decide."""
     device = query.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
+from rlhf_lightning.models.plain_attention import computed_in, plain_attention, suits_plain
 
 if TYPE_CHECKING:
     from rlhf_lightning.models.sequence_attention import Layout
@@ -22,7 +22,7 @@ Attention = Callable[..., tuple[Tensor, Any]]
 def teach_sdpa() -> None:
     """Have all models that attend with sdpa, in this whole process, take ``sequence_layout`` and, on a CPU, plain
     products where those are faster (:func:`~rlhf_lightning.models.plain_attention.suits_plain`), which compute the same
-    but for rounding."""
+    but for rounding: in bfloat16, and within layouts in float32, too."""
     own: Attention = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]  # transformers' own has no types
 
     def sdpa(
@@ -38,7 +38,9 @@ def teach_sdpa() -> None:
         if sequence_layout is not None:
             laid_out: tuple[Tensor, Any] = _attend(own, module, [query, key, value], sequence_layout, options)
             return laid_out
-        if arguments or torch.compiler.is_compiling():
+        # In float32 padded passes gain less than the weights that are kept for gradients are worth.
+        half = query.device.type == "cpu" and computed_in(query) == torch.bfloat16
+        if not half or arguments or torch.compiler.is_compiling():
             return own(module, query, key, value, attention_mask, *arguments, **options)
         return _faster(own, module, query, key, value, attention_mask, **options)
 

@@ -112,6 +112,17 @@ def test_what_is_asked_for_decides(
     torch.testing.assert_close(found, attend(STATES, STATES, mask, **options), rtol=0, atol=3e-2)
 
 
+def test_float32_is_left_to_sdpa(plain: Shapes) -> None:
+    attend(STATES.float(), STATES.float())
+    assert not plain
+
+
+def test_models_without_weights_are_left_to_sdpa(plain: Shapes) -> None:
+    """From which the plan of a run learns what is kept."""
+    assert attend(STATES.to("meta"), STATES.to("meta")).shape == (2, 6, 2, 8)
+    assert not plain
+
+
 def test_what_sdpa_refuses_stays_refused() -> None:
     with pytest.raises(ValueError, match="softcap"):
         attend(STATES, STATES, softcap=5.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ class NextLogits:
 
     Args:
         model: a transformers causal language model.
+        hooks: whether those of the model itself see its passes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, hooks: bool = True) -> None:
         teach_sdpa()
         self.model = model
+        self._pass: Callable[..., Any] = model if hooks else model.forward
         accepted = inspect.signature(model.forward).parameters
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._takes_positions = "position_ids" in accepted
@@ -34,6 +37,6 @@ class NextLogits:
         options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
         if mask is not None:
             options["attention_mask"] = mask.long()
-        output = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options, **self._options)
+        output = self._pass(input_ids=tokens, past_key_values=cache, use_cache=True, **options, **self._options)
         logits: Tensor = output.logits[:, -1].float()
         return logits

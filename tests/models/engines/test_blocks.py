@@ -47,6 +47,13 @@ def test_it_is_what_a_cache_without_blocks_gives(
         torch.testing.assert_close(found.logprobs, wanted.logprobs, rtol=0, atol=1e-5)
 
 
+def test_finding_out_shows_in_no_hook(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
+    model, ids, passes = make_causal_lm("llama").bfloat16(), torch.randint(3, 30, (1, 4)), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    NativeEngine().generate(model, ids, torch.tensor([4]), max_new_tokens=3, eos_token_id=999, pad_token_id=0)
+    assert len(passes) == 3
+
+
 def test_blocks_are_for_half_precision(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
     model = make_causal_lm("llama")
     with torch.no_grad():
