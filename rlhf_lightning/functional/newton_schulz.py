@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from rlhf_lightning.functional.processor import processor
+from rlhf_lightning.functional.processor import multiplies_bf16
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 """a, b, c of Jordan et al. (2024): the steepest rise of small singular values; large ones end near 1, not at 1."""
@@ -25,17 +23,10 @@ def newton_schulz(matrices: Tensor, *, steps: int = 5, eps: float = 1e-7) -> Ten
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    emulated = matrices.device.type == "cpu" and not _multiplies_bfloat16()
+    emulated = matrices.device.type == "cpu" and not multiplies_bf16()
     x = (matrices.mT if tall else matrices).to(torch.float32 if emulated else torch.bfloat16)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
-
-
-@functools.cache
-def _multiplies_bfloat16() -> bool:
-    """Whether this processor does; true where it is not known."""
-    known = processor()
-    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))

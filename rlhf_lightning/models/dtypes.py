@@ -1,8 +1,9 @@
-"""Names of floating-point types."""
+"""Floating-point types: their names, and which one is computed in."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from rlhf_lightning.errors import UserError
 
@@ -19,3 +20,10 @@ def torch_dtype(name: str, key: str = "model.dtype") -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(f"{key}={name!r} is no torch dtype; use float32, bfloat16 or float16")
     return found
+
+
+def computed_in(tensor: Tensor) -> torch.dtype:
+    """The type in which products of a tensor are computed, which autocast may decide."""
+    device = tensor.device.type
+    lowered = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if lowered else tensor.dtype

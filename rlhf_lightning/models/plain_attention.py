@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as dropped
 
+from rlhf_lightning.functional.processor import multiplies_bf16
+from rlhf_lightning.models.dtypes import computed_in
+
 # Tokens that a query sees. In bfloat16 torch's fused attention on a CPU takes three times as long, with gradients four,
 # in float32 a fifth more up to here; beyond, it is better, or the weights, which are kept for the gradients, would
 # outweigh what else a layer keeps.
 _WIDEST = {torch.bfloat16: 512, torch.float32: 128}
-# Of one call, where nothing is kept.
+# Of one call.
 _MOST_WEIGHTS = 2**25
 
 
@@ -25,7 +28,9 @@ def suits_plain(query: Tensor, key: Tensor) -> bool:
     rows, heads, width, _ = query.shape
     dtype = computed_in(query)
     if width == 1 and not torch.is_grad_enabled():  # as in decoding
-        return dtype == torch.bfloat16
+        return dtype == torch.bfloat16 and multiplies_bf16()
+    if dtype == torch.bfloat16 and not multiplies_bf16():
+        return False
     return key.shape[2] <= _WIDEST.get(dtype, 0) and rows * heads * width * key.shape[2] <= _MOST_WEIGHTS
 
 
@@ -38,7 +43,7 @@ def plain_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``softmax(s · q kᵀ) v`` over the tokens that are seen.
+    """``softmax(s · q kᵀ) v`` over the tokens that are seen; for a query that sees none, the mean over all.
 
     Shapes:
         query: [b, h, n, d]; key: [b, h', m, d]; value: [b, h', m, e], where h' divides h.
@@ -53,19 +58,13 @@ def plain_attention(
     seen, group = key.shape[2], heads // key.shape[1]
     with torch.autocast(query.device.type, enabled=False):  # which would have the weights in float32
         # The queries that share a head of keys stand below one another, so that no key is copied.
-        query = query.to(dtype).reshape(-1, group * width, size)
-        key, value = (states.to(dtype).reshape(-1, *states.shape[2:]) for states in (key, value))
+        query = query.to(dtype).reshape(rows * key.shape[1], group * width, size)
+        key, value = (states.to(dtype).reshape(len(query), *states.shape[2:]) for states in (key, value))
         if sees is None:
             sees = torch.ones(width, seen, dtype=torch.bool).tril(seen - width).view(1, 1, width, seen)
         hidden = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
         # One for each head of keys; the same for all rows where it is.
-        hidden = hidden.expand(-1, len(key) // rows if len(hidden) > 1 else 1, -1, -1).flatten(0, 1).repeat(1, group, 1)
+        hidden = hidden.expand(-1, heads // group if len(hidden) > 1 else 1, -1, -1).flatten(0, 1).repeat(1, group, 1)
         scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
         weights = dropped(scores.softmax(-1), dropout, training=dropout > 0)
-        return torch.bmm(weights, value).view(rows, heads, width, -1).transpose(1, 2)
-
-
-def computed_in(query: Tensor) -> torch.dtype:
-    """Of attention over these queries, which autocast may decide."""
-    device = query.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+        return torch.bmm(weights, value).view(rows, heads, width, value.shape[2]).transpose(1, 2).contiguous()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rlhf_lightning.models.plain_attention import computed_in, plain_attention, suits_plain
+from rlhf_lightning.models.dtypes import computed_in
+from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
 if TYPE_CHECKING:
     from rlhf_lightning.models.sequence_attention import Layout
@@ -22,7 +23,7 @@ Attention = Callable[..., tuple[Tensor, Any]]
 def teach_sdpa() -> None:
     """Have all models that attend with sdpa, in this whole process, take ``sequence_layout`` and, on a CPU, plain
     products where those are faster (:func:`~rlhf_lightning.models.plain_attention.suits_plain`), which compute the same
-    but for rounding: in bfloat16, and within layouts in float32, too."""
+    but for rounding and for queries that see nothing: in bfloat16, and within layouts in float32, too."""
     own: Attention = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]  # transformers' own has no types
 
     def sdpa(

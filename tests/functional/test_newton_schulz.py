@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 import torch
 
 from rlhf_lightning.functional import newton_schulz
+from rlhf_lightning.functional.processor import multiplies_bf16
 
 
 def test_one_step_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_a_processor_without_products_in_bfloat16_is_spared_them(
     monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    asked = sys.modules["rlhf_lightning.functional.newton_schulz"]._multiplies_bfloat16
+    asked = multiplies_bf16
     asked.cache_clear()
     try:
         found = newton_schulz(torch.diag(torch.tensor([3.0, 4.0]))[None], steps=1)

@@ -14,6 +14,12 @@ from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 WIDTH, BEFORE = 7, 4
 
 
+@pytest.fixture(autouse=True)
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors without it, too."""
+    monkeypatch.setattr("rlhf_lightning.models.plain_attention.multiplies_bf16", lambda: True)
+
+
 def states(heads: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(3, heads, width, 8, dtype=dtype, requires_grad=True)
 
@@ -103,7 +109,23 @@ def test_where_it_is_faster(dtype: torch.dtype, width: int, taken: bool) -> None
     query = torch.zeros(1, 1, width, 8, dtype=dtype)
     assert suits_plain(query, query) == taken
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert suits_plain(query, query) == (width <= 512)
+        assert suits_plain(query, query) == (width <= 512 and dtype != torch.float64)
+
+
+def test_processors_without_bfloat16_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_lightning.models.plain_attention.multiplies_bf16", lambda: False)
+    query = torch.zeros(1, 1, 100, 8)
+    assert suits_plain(query, query)
+    assert not suits_plain(query.bfloat16(), query.bfloat16())
+    with torch.no_grad():
+        assert not suits_plain(query.bfloat16()[:, :, :1], query.bfloat16())
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 5), (2, 0)])
+def test_of_nothing_there_is_nothing(rows: int, width: int) -> None:
+    query, key, value = (torch.zeros(rows, *shape) for shape in ((4, width, 8), (2, 5, 8), (2, 5, 3)))
+    found = plain_attention(query, key, value, None)
+    assert found.shape == (rows, width, 4, 3)
 
 
 def test_no_more_weights_than_memory_is_for() -> None:

@@ -20,6 +20,13 @@ Shapes = list[tuple[torch.Size, torch.Size]]
 
 
 @pytest.fixture(autouse=True)
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors without it, too."""
+    monkeypatch.setattr("rlhf_lightning.models.plain_attention.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("rlhf_lightning.models.engines.blocks.multiplies_bf16", lambda: True)
+
+
+@pytest.fixture(autouse=True)
 def taught() -> None:
     teach_sdpa()
 

@@ -64,10 +64,9 @@ class PreallocatedLayer(DynamicLayer):
             buffer[:, :, :start] = old[:, :, :start]
         self._buffers = bigger
 
-    def fill(self, number: float) -> None:
-        """Write a number where nothing has been written."""
-        for buffer in self._buffers:
-            buffer[:, :, self.get_seq_length() :] = number
+    def spoil(self, number: float) -> None:
+        """Write a number among the values that are to be masked."""
+        self._buffers[1][:, :, self.get_seq_length() :] = number
 
     def _new(self, like: Tensor, *shape: int) -> Tensor:
         # What is masked is multiplied by 0, and must not be infinite.

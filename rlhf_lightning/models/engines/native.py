@@ -163,7 +163,7 @@ class _Decoding:
         """Decode the prompts together, writing into the given ``rows`` of the results."""
         steps = self.response_ids.shape[1]
         with uncompiled():
-            block = None if self.compiled is not None else block_for(self.model)
+            block = None if self.compiled is not None else block_for(self.model, int(lengths.max()) + steps)
             prompts = read_prompts(self.model, self.read, input_ids, lengths, room=steps - 1, block=block)
         logits, decode = prompts.logits, self.steps(prompts, steps - 1)
         del prompts  # its cache may have been copied

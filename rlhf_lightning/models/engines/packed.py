@@ -11,10 +11,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.functional.processor import multiplies_bf16
 from rlhf_lightning.models.cpu_matmul import in_full_precision
+from rlhf_lightning.models.dtypes import computed_in
 from rlhf_lightning.models.sharding import is_sharded
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @contextlib.contextmanager
@@ -51,23 +51,21 @@ def _suits(layer: nn.Module) -> TypeGuard[nn.Linear]:
     # One with a forward of its own is another's, accelerate's for one.
     if type(layer) is not nn.Linear or "forward" in vars(layer) or type(layer.weight) is not nn.Parameter:
         return False
-    dtype = _multiplied_in(layer)
-    exact = dtype != torch.float32 or in_full_precision()
-    return layer.weight.device.type == "cpu" and layer.weight.numel() > 0 and dtype in _DTYPES and exact
-
-
-def _multiplied_in(layer: nn.Linear) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+    if layer.weight.device.type != "cpu" or not layer.weight.numel():
+        return False
+    dtype = computed_in(layer.weight)
+    return (dtype == torch.float32 and in_full_precision()) or (dtype == torch.bfloat16 and multiplies_bf16())
 
 
 def _copies(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    weight, bias, dtype = layer.weight.detach(), layer.bias, _multiplied_in(layer)
+    weight, bias, dtype = layer.weight.detach(), layer.bias, computed_in(layer.weight)
     ordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
     return ordered, None if bias is None else bias.detach().to(dtype)
 
 
 def _linear(own: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or not input.numel():
+    # Autocast may be off in a part of the model.
+    if torch.is_grad_enabled() or not input.numel() or computed_in(input) != weight.dtype:
         return own(input)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(input.to(weight.dtype), weight, bias, "none", [], "")
     return found

@@ -19,6 +19,12 @@ LENGTHS = torch.tensor([7, 3, 10, 1])
 WINDOWED = {"gemma2", "gemma3_text", "mistral"}
 
 
+@pytest.fixture(autouse=True)
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors without it, too."""
+    monkeypatch.setattr("rlhf_lightning.models.engines.blocks.multiplies_bf16", lambda: True)
+
+
 def autocast(enabled: bool = True) -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
@@ -41,7 +47,7 @@ def test_it_is_what_a_cache_without_blocks_gives(
     expected = _sample(causal_lm, ids, eos)
     monkeypatch.setattr(blocks, "in_half_precision", lambda model: True)
     with torch.no_grad():
-        assert block_for(causal_lm) == (None if kind in WINDOWED else 16)
+        assert block_for(causal_lm, 40) == (None if kind in WINDOWED else 16)
     for found, wanted in ((_sample(causal_lm, ids, 999), unending), (_sample(causal_lm, ids, eos), expected)):
         assert torch.equal(found.response_ids, wanted.response_ids)
         torch.testing.assert_close(found.logprobs, wanted.logprobs, rtol=0, atol=1e-5)
@@ -54,13 +60,20 @@ def test_finding_out_shows_in_no_hook(make_causal_lm: Callable[..., PreTrainedMo
     assert len(passes) == 3
 
 
-def test_blocks_are_for_half_precision(make_causal_lm: Callable[..., PreTrainedModel]) -> None:
+def test_blocks_are_for_half_precision(
+    make_causal_lm: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_causal_lm("llama")
     with torch.no_grad():
-        assert block_for(model) is None
+        assert block_for(model, 20) is None
         with autocast():
-            assert block_for(model) == 16
-        assert block_for(make_causal_lm("llama").bfloat16()) == 16
+            assert block_for(model, 20) == 16
+        model = make_causal_lm("llama").bfloat16()
+        model.config.max_position_embeddings = 60
+        assert block_for(model, 48) == 16
+        assert block_for(model, 49) is None  # whose last block would end at 64
+        monkeypatch.setattr(blocks, "multiplies_bf16", lambda: False)
+        assert block_for(model, 20) is None
 
 
 def _unmasked(
@@ -89,7 +102,9 @@ def test_a_model_that_does_not_heed_the_mask_has_none(
     with torch.no_grad(), autocast():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.mul_(1e-2)
-        assert block_for(model) is None
+        assert block_for(model, 20) is None
+        model.set_attn_implementation("sdpa")
+        assert block_for(model, 20) == 16
 
 
 def test_what_a_layer_gives_has_no_gaps_and_ends_in_zeros() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_lightning.functional.processor import multiplies_bf16
 from rlhf_lightning.models import NativeEngine
 from rlhf_lightning.models.engines import packed as packing
 from rlhf_lightning.models.engines.packed import packed_weights
@@ -58,6 +59,10 @@ def test_results_are_those_of_the_layers(bias: bool, shape: tuple[int, ...], mul
     assert not any("forward" in vars(layer) for layer in model)
 
 
+needs_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this processor does not multiply bfloat16")
+
+
+@needs_bf16
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_is_that_of_autocast_or_of_the_model(dtype: torch.dtype, multiplied: list[torch.Size]) -> None:
     model, x = layers(True, dtype), torch.randn(5, 24)
@@ -69,6 +74,45 @@ def test_half_precision_is_that_of_autocast_or_of_the_model(dtype: torch.dtype, 
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)
     assert len(multiplied) == 2
+
+
+class Router(nn.Module):
+    """A part that is computed in float32, whatever autocast says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = self.layer(x.float())
+        return found
+
+
+@needs_bf16
+def test_what_autocast_is_kept_from_stays_exact() -> None:
+    model, x = Router(), torch.randn(5, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), packed_weights(model):
+        found = model(x)
+    assert torch.equal(found, nn.functional.linear(x, model.layer.weight, model.layer.bias))
+    assert found.dtype == torch.float32
+
+
+@needs_bf16
+def test_what_a_layer_refuses_stays_refused() -> None:
+    model = layers(True, torch.bfloat16)
+    with torch.no_grad(), packed_weights(model), pytest.raises(RuntimeError, match="dtype"):
+        model(torch.randn(5, 24))
+
+
+def test_processors_without_bfloat16_are_left_alone(
+    multiplied: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "multiplies_bf16", lambda: False)
+    model = layers(True, torch.bfloat16)
+    with torch.no_grad(), packed_weights(model):
+        model(torch.randn(5, 24).bfloat16())
+    assert not multiplied
 
 
 def test_weights_are_read_as_they_are_when_it_begins() -> None:
