@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is: what a test starts as a process of its own computes on one thread too, as the tests do.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from rlhf_lightning.data import Encoder
+from rlhf_lightning.functional.processor import multiplies_bf16
 from rlhf_lightning.models import ScalarModel, choose_cpu_matmul, load_scalar_model, save_model_folder
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz.,?!ĠĊ"  # Ġ and Ċ are byte-level BPE's space and newline
@@ -63,6 +64,23 @@ def _seed() -> None:
 def _products_of_torch() -> None:
     """A run that a test before this one has made may have chosen oneDNN, for the whole process."""
     choose_cpu_matmul("torch")
+
+
+@pytest.fixture
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is done in bfloat16 where a processor multiplies it, on any."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    multiplies_bf16.cache_clear()
+    yield
+    multiplies_bf16.cache_clear()
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    """Of float32 products; behind the test it is what it was."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture

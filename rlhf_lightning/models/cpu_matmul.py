@@ -22,11 +22,11 @@ def choose_cpu_matmul(choice: str = "auto") -> str:
 
     MKL does not use AVX-512 on processors of AMD. Where those compute 512 bits at a time (Zen 5; Zen 4 takes two
     turns), oneDNN, which comes with torch and multiplies bfloat16 already, is twice as fast. Results differ in
-    rounding. It holds for ``mm`` and ``addmm``, and so for linear layers
-    and their gradients, but for the forward pass of a compiled layer with a bias; not for batches of products. Where
-    torch is asked for less than full precision (``torch.set_float32_matmul_precision``) it is left to torch. Every new
-    shape keeps memory, a megabyte or more: fill batches of your own up to few sizes. A trainer of
-    :func:`~rlhf_lightning.modules.make_trainer` chooses anew, by its own ``cpu_matmul``.
+    rounding. It holds for ``mm`` and ``addmm``, and so for linear layers and their gradients, but for the forward pass
+    of a compiled layer with a bias; not for batches of products. Where torch is asked for less than full precision
+    (``torch.set_float32_matmul_precision``) it is left to torch. Every new shape keeps memory, a megabyte or more: fill
+    batches of your own up to few sizes. A trainer of :func:`~rlhf_lightning.modules.make_trainer` chooses anew, by its
+    own ``cpu_matmul``.
 
     Args:
         choice: ``torch``, ``onednn``, or ``auto``: oneDNN on processors of AMD from Zen 5 on.
@@ -40,7 +40,7 @@ def choose_cpu_matmul(choice: str = "auto") -> str:
     global _enabled
     if choice not in CHOICES:
         raise UserError(f"trainer.cpu_matmul={choice!r} is none of {', '.join(CHOICES)}")
-    missing = _missing()
+    missing = missing_onednn()
     if choice == "onednn" and missing:
         raise UserError(f"trainer.cpu_matmul=onednn: {missing}; set trainer.cpu_matmul=torch")
     _enabled = choice == "onednn" or (choice == "auto" and not missing and _half_idle())
@@ -54,7 +54,7 @@ def multiplies_by_onednn() -> bool:
     return _enabled
 
 
-def _missing() -> str | None:
+def missing_onednn() -> str | None:
     """What oneDNN's products want and this torch has not."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own has no types
         return "this torch was built without oneDNN"
@@ -134,7 +134,12 @@ def _dense(matrix: Tensor) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return linear_by_onednn(a, b.t(), bias)
+
+
+def linear_by_onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + b``, as of ``torch.nn.functional.linear``, of types that match; without gradients."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
     return found
 
 

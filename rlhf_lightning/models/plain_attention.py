@@ -27,10 +27,10 @@ def suits_plain(query: Tensor, key: Tensor) -> bool:
         return False
     rows, heads, width, _ = query.shape
     dtype = computed_in(query)
-    if width == 1 and not torch.is_grad_enabled():  # as in decoding
-        return dtype == torch.bfloat16 and multiplies_bf16()
     if dtype == torch.bfloat16 and not multiplies_bf16():
         return False
+    if width == 1 and not torch.is_grad_enabled():  # as in decoding
+        return dtype == torch.bfloat16
     return key.shape[2] <= _WIDEST.get(dtype, 0) and rows * heads * width * key.shape[2] <= _MOST_WEIGHTS
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,14 +18,8 @@ from rlhf_lightning.modules import make_trainer
 
 Calls = list[tuple[torch.Size, torch.Size]]
 MODULE = sys.modules["rlhf_lightning.models.cpu_matmul"]
+pytestmark = pytest.mark.usefixtures("own_precision")
 ROWS, INNER, COLUMNS = 128, 192, 160  # enough to be worth it
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture

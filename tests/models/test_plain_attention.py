@@ -12,12 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
 WIDTH, BEFORE = 7, 4
-
-
-@pytest.fixture(autouse=True)
-def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On processors without it, too."""
-    monkeypatch.setattr("rlhf_lightning.models.plain_attention.multiplies_bf16", lambda: True)
+pytestmark = pytest.mark.usefixtures("in_bfloat16")
 
 
 def states(heads: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -17,13 +17,7 @@ from rlhf_lightning.models.sdpa import teach_sdpa
 
 MODULE = sys.modules["rlhf_lightning.models.sdpa"]
 Shapes = list[tuple[torch.Size, torch.Size]]
-
-
-@pytest.fixture(autouse=True)
-def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On processors without it, too."""
-    monkeypatch.setattr("rlhf_lightning.models.plain_attention.multiplies_bf16", lambda: True)
-    monkeypatch.setattr("rlhf_lightning.models.engines.blocks.multiplies_bf16", lambda: True)
+pytestmark = pytest.mark.usefixtures("in_bfloat16")
 
 
 @pytest.fixture(autouse=True)

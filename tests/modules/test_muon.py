@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from rlhf_lightning import functional
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.functional.processor import multiplies_bf16
 from rlhf_lightning.models import ScalarModel
 from rlhf_lightning.modules import Muon, muon
 from rlhf_lightning.modules.optimization import lr_scheduler, parameter_groups
@@ -62,16 +60,6 @@ def _train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-
-
-@pytest.fixture
-def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Newton-Schulz in bfloat16 on any processor, as torch's own."""
-    asked = multiplies_bf16
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
-    asked.cache_clear()
-    yield
-    asked.cache_clear()
 
 
 @pytest.mark.usefixtures("in_bfloat16")

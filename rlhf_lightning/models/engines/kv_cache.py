@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from rlhf_lightning.models.dtypes import computed_in
+
 
 class PreallocatedLayer(DynamicLayer):
     """Keys and values of a layer of full attention, [b, h, ``width``, d], of which the first columns are filled.
@@ -95,11 +97,7 @@ class PreallocatedLayer(DynamicLayer):
 def as_attention_reads(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Under autocast rotary positions leave keys in float32 and values in bfloat16, and each step's attention would
     convert all keys anew; a cache holds both as attention reads them."""
-    device = keys.device.type
-    if not torch.is_autocast_enabled(device):
-        return keys, values
-    dtype = torch.get_autocast_dtype(device)
-    return keys.to(dtype), values.to(dtype)
+    return keys.to(computed_in(keys)), values.to(computed_in(values))
 
 
 def preallocated_cache(config: Any, width: int, block: int | None = None) -> DynamicCache:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.functional.processor import multiplies_bf16
-from rlhf_lightning.models.cpu_matmul import in_full_precision
+from rlhf_lightning.models.cpu_matmul import in_full_precision, linear_by_onednn, missing_onednn
 from rlhf_lightning.models.dtypes import computed_in
 from rlhf_lightning.models.sharding import is_sharded
 
@@ -40,11 +40,10 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _can_pack(model: nn.Module) -> bool:
-    on_cpu = next(model.parameters()).device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
-    # Not part of torch's promises: what torch.compile makes of linear layers.
-    offered = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
-    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]  # torch's own has no types
-    return on_cpu and offered and has_onednn and bool(torch.backends.mkldnn.enabled) and not is_sharded(model)
+    measured = platform.machine().lower() in ("x86_64", "amd64")
+    # Not part of torch's promises, as the product over them.
+    offered = missing_onednn() is None and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return measured and offered and bool(torch.backends.mkldnn.enabled) and not is_sharded(model)
 
 
 def _suits(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -67,5 +66,4 @@ def _linear(own: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor | None
     # Autocast may be off in a part of the model.
     if torch.is_grad_enabled() or not input.numel() or computed_in(input) != weight.dtype:
         return own(input)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(input.to(weight.dtype), weight, bias, "none", [], "")
-    return found
+    return linear_by_onednn(input.to(weight.dtype), weight, bias)

@@ -17,12 +17,7 @@ from rlhf_lightning.models.engines.kv_cache import PreallocatedLayer, block_of, 
 
 LENGTHS = torch.tensor([7, 3, 10, 1])
 WINDOWED = {"gemma2", "gemma3_text", "mistral"}
-
-
-@pytest.fixture(autouse=True)
-def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On processors without it, too."""
-    monkeypatch.setattr("rlhf_lightning.models.engines.blocks.multiplies_bf16", lambda: True)
+pytestmark = pytest.mark.usefixtures("in_bfloat16")
 
 
 def autocast(enabled: bool = True) -> torch.autocast:

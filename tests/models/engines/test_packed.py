@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -16,14 +16,10 @@ from rlhf_lightning.models import NativeEngine
 from rlhf_lightning.models.engines import packed as packing
 from rlhf_lightning.models.engines.packed import packed_weights
 
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="packed on x86 alone")
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    precision = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(precision)
+pytestmark = [
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="packed on x86 alone"),
+    pytest.mark.usefixtures("own_precision"),
+]
 
 
 @pytest.fixture
