@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from rlhf_lightning.data import Encoder
-from rlhf_lightning.functional.processor import multiplies_bf16
+from rlhf_lightning.functional import processor
 from rlhf_lightning.models import ScalarModel, choose_cpu_matmul, load_scalar_model, save_model_folder
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz.,?!ĠĊ"  # Ġ and Ċ are byte-level BPE's space and newline
@@ -67,12 +67,9 @@ def _products_of_torch() -> None:
 
 
 @pytest.fixture
-def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in bfloat16 where a processor multiplies it, on any."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
-    multiplies_bf16.cache_clear()
-    yield
-    multiplies_bf16.cache_clear()
+    monkeypatch.setitem(processor._answers, "bf16", True)
 
 
 @pytest.fixture

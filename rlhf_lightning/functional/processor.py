@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
+
+_answers: dict[str, bool] = {}
 
 
 def processor() -> dict[str, Any]:
@@ -14,8 +15,13 @@ def processor() -> dict[str, Any]:
     return dict(ask()) if ask is not None else {}
 
 
-@functools.cache
 def multiplies_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; true where it is not known."""
-    known = processor()
-    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    """Whether this processor multiplies bfloat16 itself; true where it is not known.
+
+    ``torch.compile`` can read the answer where it has been given before, the question never.
+    """
+    if "bf16" not in _answers:
+        known = processor()
+        multiplies = known.get("avx512_bf16") or known.get("amx_bf16")
+        _answers["bf16"] = known.get("architecture") != "x86_64" or bool(multiplies)
+    return _answers["bf16"]

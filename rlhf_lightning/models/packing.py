@@ -93,22 +93,15 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
     if layout == "apart":
         starts = (positions == 0).nonzero().squeeze(1)
         examples = torch.diff(starts, append=starts.new_tensor([len(ids)]))
-        ids, positions, examples = _filled(model, ids, positions, examples)
-        arguments |= attention_arguments(Sequences.of(examples))
+        more = missing_states(ids, model)  # few numbers of tokens are wanted there (models/shapes.py)
+        ids, positions = pad(ids, (0, more)), pad(positions, (0, more))
+        arguments |= attention_arguments(Sequences.of(examples, behind=more))
     arguments |= {"input_ids": ids.unsqueeze(0), "position_ids": positions.unsqueeze(0)}
     states: Tensor = backbone(**arguments).last_hidden_state[0, : int(lengths.sum())]
     if len(states) == input_ids.numel():
         return states.view(*input_ids.shape, -1)
     hidden = states.new_zeros((*input_ids.shape, states.shape[-1]))
     return hidden.masked_scatter(real.unsqueeze(-1), states)
-
-
-def _filled(model: nn.Module, ids: Tensor, positions: Tensor, examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """With one more example, of padding, where few numbers of tokens are wanted (``models/shapes.py``)."""
-    more = missing_states(ids, model)
-    if not more:
-        return ids, positions, examples
-    return pad(ids, (0, more)), pad(positions, (0, more)), pad(examples, (0, 1), value=more)
 
 
 def _own_example(position_ids: Tensor) -> Tensor:

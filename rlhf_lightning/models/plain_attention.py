@@ -66,5 +66,7 @@ def plain_attention(
         # One for each head of keys; the same for all rows where it is.
         hidden = hidden.expand(-1, heads // group if len(hidden) > 1 else 1, -1, -1).flatten(0, 1).repeat(1, group, 1)
         scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
-        weights = dropped(scores.softmax(-1), dropout, training=dropout > 0)
+        weights = scores.softmax(-1)
+        if dropout:
+            weights = dropped(weights, dropout)
         return torch.bmm(weights, value).view(rows, heads, width, value.shape[2]).transpose(1, 2).contiguous()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from rlhf_lightning.functional.processor import multiplies_bf16
 from rlhf_lightning.models.dtypes import computed_in
 from rlhf_lightning.models.plain_attention import plain_attention, suits_plain
 
@@ -24,6 +25,7 @@ def teach_sdpa() -> None:
     """Have all models that attend with sdpa, in this whole process, take ``sequence_layout`` and, on a CPU, plain
     products where those are faster (:func:`~rlhf_lightning.models.plain_attention.suits_plain`), which compute the same
     but for rounding and for queries that see nothing: in bfloat16, and within layouts in float32, too."""
+    multiplies_bf16()  # known from here on, also where passes are compiled
     own: Attention = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]  # transformers' own has no types
 
     def sdpa(
@@ -37,23 +39,25 @@ def teach_sdpa() -> None:
         **options: Any,
     ) -> tuple[Tensor, Any]:
         if sequence_layout is not None:
-            laid_out: tuple[Tensor, Any] = _attend(own, module, [query, key, value], sequence_layout, options)
-            return laid_out
+            options.pop("is_causal", None)
+            attention, states = functools.partial(_faster, own), [query, key, value]
+            if torch.compiler.is_compiling() and sequence_layout.few_batches is not None:
+                return sequence_layout.few_batches.attend(attention, module, states, options), None
+            return _attend(sequence_layout, attention, module, states, options), None
         # In float32 padded passes gain less than the weights that are kept for gradients are worth.
         half = query.device.type == "cpu" and computed_in(query) == torch.bfloat16
-        if not half or arguments or torch.compiler.is_compiling():
+        if not half or arguments:
             return own(module, query, key, value, attention_mask, *arguments, **options)
         return _faster(own, module, query, key, value, attention_mask, **options)
 
     AttentionInterface.register("sdpa", sdpa)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has a layout of its own
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has batches of its own
 def _attend(
-    own: Attention, module: nn.Module, states: list[Tensor], layout: Layout, options: dict[str, Any]
-) -> tuple[Tensor, None]:
-    options.pop("is_causal", None)
-    return layout.attend(functools.partial(_faster, own), module, states, options), None
+    layout: Layout, attention: Attention, module: nn.Module, states: list[Tensor], options: dict[str, Any]
+) -> Tensor:
+    return layout.attend(attention, module, states, options)
 
 
 def _faster(

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rlhf_lightning.models.context import text_config
+from rlhf_lightning.models.few_batches import FewBatches
+from rlhf_lightning.models.moved_rows import moved
 from rlhf_lightning.models.sdpa import Attention, teach_sdpa
 
 # What share of the longest sequence of a padded batch the shortest has at least: attention over padding costs little
@@ -41,18 +44,22 @@ class Sequences:
 
     Shapes: batches: rows and width of each; source: [Σ rows · width], the token in each place of the batches, n where
     there is none; place: [n], the place of each token.
+
+    ``few_batches`` is what compiled passes attend in.
     """
 
     batches: list[tuple[int, int]]
     source: Tensor
     place: Tensor
+    few_batches: FewBatches | None = None
 
     @classmethod
-    def of(cls, lengths: Tensor) -> Sequences:
-        """Of sequences with ``lengths`` [b]."""
-        starts = lengths.cumsum(0) - lengths
-        batches, source = _padded(starts, lengths, int(lengths.sum()))
-        return cls(batches, source, _places(source, int(lengths.sum())))
+    def of(cls, lengths: Tensor, *, behind: int = 0) -> Sequences:
+        """Of sequences with ``lengths`` [b], and so many tokens behind them whose states nobody reads."""
+        all_lengths = pad(lengths, (0, 1), value=behind) if behind else lengths
+        starts, count = all_lengths.cumsum(0) - all_lengths, int(all_lengths.sum())
+        batches, source = _padded(starts, all_lengths, count)
+        return cls(batches, source, _places(source, count), FewBatches.of(lengths, count))
 
     def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
         """The outputs [1, n, h, d] of ``attention`` on queries, keys and values [1, h, n, d]."""
@@ -77,6 +84,7 @@ class Trees:
     place: Tensor
     trees: list[Tensor]
     sees: list[Tensor]
+    few_batches: None = None
 
     @classmethod
     def of(cls, tree: Tensor, branch: Tensor) -> Trees:
@@ -163,7 +171,7 @@ def _places(source: Tensor, count: int) -> Tensor:
 def _laid_out(states: Tensor, layout: Layout) -> list[Tensor]:
     """States [1, h, n, d] as batches [rows, h, width, d]."""
     _, heads, _, size = states.shape
-    rows = _moved(states[0].transpose(0, 1).flatten(1), layout.source, layout.place)
+    rows = moved(states[0].transpose(0, 1).flatten(1), layout.source, layout.place)
     parts = torch.split(rows, [count * width for count, width in layout.batches])
     return [part.view(*batch, heads, size).transpose(1, 2) for part, batch in zip(parts, layout.batches, strict=True)]
 
@@ -172,29 +180,4 @@ def _put_back(parts: list[Tensor], layout: Layout) -> Tensor:
     """Outputs [rows, width, h, d] of all batches as [1, n, h, d]."""
     heads, size = parts[0].shape[2:]
     rows = torch.cat([part.reshape(-1, heads * size) for part in parts])
-    return _moved(rows, layout.place, layout.source).view(1, -1, heads, size)
-
-
-class _Moved(torch.autograd.Function):
-    """Rows [n, e] by index; one behind the last is zeros. ``back`` is the index that moves gradients back: none of the
-    rows is taken twice, so that nothing has to be summed."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return _taken(rows, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _taken(gradients[0], *ctx.saved_tensors), None, None
-
-
-def _moved(rows: Tensor, index: Tensor, back: Tensor) -> Tensor:
-    moved: Tensor = _Moved.apply(rows, index, back)  # type: ignore[no-untyped-call]  # torch's own has no types
-    return moved
-
-
-def _taken(rows: Tensor, index: Tensor) -> Tensor:
-    if len(index) > len(rows):  # there is padding
-        rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-    return rows.index_select(0, index)
+    return moved(rows, layout.place, layout.source).view(1, -1, heads, size)

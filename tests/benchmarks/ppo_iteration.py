@@ -4,7 +4,7 @@
     python tests/benchmarks/ppo_iteration.py --model FOLDER [--reward FOLDER] --prompts prompts.jsonl
     python tests/benchmarks/ppo_iteration.py --scaling 64 256 1024
 
-The lean side is ours with ``LEAN_OPTIONS``.
+The lean side is ours with ``LEAN_OPTIONS``, the compiled one has the callback compiled_passes beside them.
 
 Without --model the models are random Llamas of 5.6M parameters (``worlds.py``) and the prompts have 16 to 48 tokens.
 Policy, reference, value and reward model are four models. Given a language model alone, the reward is a constant and
@@ -36,10 +36,6 @@ LEAN_OPTIONS = (
     "model.attn_implementation=sdpa",
     "module.old_logprobs=engine",
 )
-# Plain products are faster than torch's fused attention on a CPU under torch.compile and in bf16, in float32 not for a
-# step of decoding.
-DECODING = {"fp32": "rollout.engine.attn_implementation=sdpa", "bf16": "rollout.engine.attn_implementation=eager"}
-COMPILED_OPTIONS = ("model.attn_implementation=eager", "module.old_logprobs=engine")
 MEAN_LENGTHS = {"never": 64, "short": 20}
 
 
@@ -90,7 +86,7 @@ def ours(name: str, given: dict[str, str], arguments: argparse.Namespace, episod
     ]
     compiled = name == COMPILED
     if name in (LEAN, COMPILED):
-        overrides += [*(COMPILED_OPTIONS if compiled else LEAN_OPTIONS), DECODING[arguments.dtype]]
+        overrides += LEAN_OPTIONS
     callback = {"_target_": "phases.Rollouts" if arguments.rollouts_only else "phases.Phases"}
     return sides.stage(name, "ppo", arguments, overrides, callback, compiled=compiled)
 

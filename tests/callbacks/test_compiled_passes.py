@@ -51,12 +51,13 @@ def fit(make_trainer: Any, module: L.LightningModule, data: Any, *callbacks: L.C
     make_trainer(callbacks=list(callbacks)).fit(module, data)
 
 
+@pytest.mark.parametrize("padding_free", [False, True])
 def test_ppo_learns_what_it_learns_without(
-    compiled: list[int], make_ppo: Callable[..., PPOModule], make_data: Any, make_trainer: Any
+    compiled: list[int], make_ppo: Callable[..., PPOModule], make_data: Any, make_trainer: Any, padding_free: bool
 ) -> None:
     trained = []
     for callbacks in ([], [CompiledPasses()]):
-        module = make_ppo()
+        module = make_ppo(padding_free=padding_free)
         assert not compiled
         fit(make_trainer, module, make_data(text=True, iterations=1), *callbacks)
         trained.append(module.state_dict())

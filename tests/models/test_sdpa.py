@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from rlhf_lightning.functional import processor
 from rlhf_lightning.models import NativeEngine
 from rlhf_lightning.models.forward import hidden_states
 from rlhf_lightning.models.sdpa import teach_sdpa
@@ -141,3 +142,11 @@ def test_fewer_keys_than_columns_before_them_are_left_to_sdpa(plain: Shapes) -> 
     """A first pass over a static cache, whose empty columns sdpa cuts off."""
     attend(STATES[:, :, :4], STATES)
     assert not plain
+
+
+def test_the_processor_is_asked_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a compiled pass it could not be."""
+    monkeypatch.setattr(processor, "_answers", {})
+    monkeypatch.setattr(AttentionInterface, "register", lambda *_: None)
+    teach_sdpa.__wrapped__()
+    assert "bf16" in processor._answers
