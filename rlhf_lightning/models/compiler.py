@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from rlhf_lightning.errors import UserError
 
 _VARIANTS = 256  # of all models together, which torch counts as one: with and without gradients, adapters on and off
+_compiled: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def compile_options(**options: Any) -> dict[str, Any]:
@@ -40,6 +42,12 @@ def compile_passes(backbone: nn.Module) -> None:
     """Compile the passes of a module in place, once for all numbers of rows and columns; its weights, names and state
     stay what they are."""
     backbone.compile(**compile_options(dynamic=True))
+    _compiled.add(backbone)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether :func:`compile_passes` has compiled a part of it."""
+    return bool(_compiled) and any(part in _compiled for part in model.modules())
 
 
 @contextlib.contextmanager

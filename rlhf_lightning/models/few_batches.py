@@ -9,29 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from rlhf_lightning.models.moved_rows import moved
+from rlhf_lightning.models.row_layouts import batch_of, laid_out, places, put_back
 from rlhf_lightning.models.shapes import COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from rlhf_lightning.models.sdpa import Attention
 
+# Every number of batches is one more variant to compile.
+_MOST = 3
 # Pairs of places in a batch, for each pair of tokens that attention needs, and for each token: with fewer, padding
-# costs little beside what else a model computes, and one more batch is one more variant to compile.
+# costs little beside what else a model computes.
 _PER_PAIR, _PER_TOKEN = 2, 256
+# Columns up to which rows are filled up: few shapes save more than attention over padding costs.
+_SHORT = 128
 
 
 @dataclass(frozen=True, eq=False)
 class FewBatches:
     """Sequences one behind the other at the beginning of a row of n tokens, as padded batches: one, or where their
-    lengths are far apart a few, of sequences more than half as long as their longest.
+    lengths are far apart two or three, each but the last of sequences more than half as long as their longest.
 
-    All of it are tensors of few shapes, so that a pass is compiled once for each number of batches.
+    All of it are tensors, most of them of shapes that come again, so that a pass is compiled for numbers of batches and
+    not for every batch.
 
-    Shapes: sources: [b, w] each, the token in each place, n where there is none; place: [n], the place of each token
-    among all N = Σ b · w, N for those of no sequence, which attend to nothing.
+    Shapes: sources: [b, w] each, the token in each place, n where there is none; source: [N], all of them; place: [n],
+    the place of each token, N for those of no sequence, which attend to nothing.
     """
 
     sources: tuple[Tensor, ...]
+    source: Tensor
     place: Tensor
 
     @classmethod
@@ -39,47 +45,35 @@ class FewBatches:
         """Of sequences with ``lengths`` [b] in a row of ``count`` tokens."""
         starts, left, sources = lengths.cumsum(0) - lengths, lengths > 0, list[Tensor]()
         while left.any():
-            most = int(lengths[left].max())
-            rows = left if _cheap(lengths[left]) else left & (2 * lengths > most)
-            sources.append(_source(starts[rows], lengths[rows], count))
+            rows = left
+            if len(sources) + 1 < _MOST and not _cheap(lengths[left]):
+                rows = left & (2 * lengths > lengths[left].max())
+            few, width = _filled(lengths[rows])
+            tokens = batch_of(starts[rows], lengths[rows], count, width)
+            sources.append(pad(tokens, (0, 0, 0, few - len(tokens)), value=count))
             left = left & ~rows
-        places = torch.cat([starts.new_empty(0), *(source.flatten() for source in sources)])
-        filled = (places < count).nonzero().squeeze(1)
-        place = filled.new_full((count,), len(places)).index_put((places[filled],), filled)
-        return cls(tuple(sources), place)
+        source = torch.cat([one.flatten() for one in sources])
+        return cls(tuple(sources), source, places(source, count))
 
     def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
         """The outputs [1, n, h, d] of ``attention`` on queries, keys and values [1, h, n, d]."""
-        query, key, value = (self._laid_out(one) for one in states)
+        batches = [tuple(one.shape) for one in self.sources]
+        query, key, value = (laid_out(one, batches, self.source, self.place, fused=True) for one in states)
         parts = [
             attention(module, *one, None, is_causal=True, **options)[0] for one in zip(query, key, value, strict=True)
         ]
-        heads, size = parts[0].shape[2:]
-        rows = torch.cat([part.reshape(-1, heads * size) for part in parts])
-        return moved(rows, self.place, self._source(), fused=True).view(1, -1, heads, size)
+        return put_back(parts, self.source, self.place, fused=True)
 
-    def _laid_out(self, states: Tensor) -> list[Tensor]:
-        """States [1, h, n, d] as batches [b, h, w, d]."""
-        _, heads, _, size = states.shape
-        rows = moved(states[0].transpose(0, 1).flatten(1), self._source(), self.place, fused=True)
-        parts = torch.split(rows, [source.numel() for source in self.sources])
-        return [
-            part.view(*source.shape, heads, size).transpose(1, 2)
-            for part, source in zip(parts, self.sources, strict=True)
-        ]
 
-    def _source(self) -> Tensor:
-        return torch.cat([source.flatten() for source in self.sources])
+def _filled(lengths: Tensor) -> tuple[int, int]:
+    """Rows and columns of a batch."""
+    rows, width = len(lengths), int(lengths.max())
+    width += -width % COLUMNS
+    return rows + (-rows % ROWS if width <= _SHORT else 0), width
 
 
 def _cheap(lengths: Tensor) -> bool:
     """Whether one batch is good enough for sequences of such lengths."""
+    rows, width = _filled(lengths)
     worth = max(_PER_PAIR * int(lengths.square().sum()), _PER_TOKEN * int(lengths.sum()))
-    return len(lengths) * int(lengths.max()) ** 2 <= worth
-
-
-def _source(starts: Tensor, lengths: Tensor, count: int) -> Tensor:
-    width = int(lengths.max())
-    column = torch.arange(width + -width % COLUMNS)
-    tokens = torch.where(column < lengths.unsqueeze(1), starts.unsqueeze(1) + column, count)
-    return pad(tokens, (0, 0, 0, -len(lengths) % ROWS), value=count)
+    return rows * width**2 <= worth

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.block_masks import example_block_mask, reads_block_masks
+from rlhf_lightning.models.compiler import is_compiled
 from rlhf_lightning.models.context import check_context, text_config
 from rlhf_lightning.models.forward import hidden_states, masked_states
 from rlhf_lightning.models.modes import generation_mode
@@ -95,7 +96,7 @@ def _forward(model: nn.Module, layout: Layout, input_ids: Tensor, lengths: Tenso
         examples = torch.diff(starts, append=starts.new_tensor([len(ids)]))
         more = missing_states(ids, model)  # few numbers of tokens are wanted there (models/shapes.py)
         ids, positions = pad(ids, (0, more)), pad(positions, (0, more))
-        arguments |= attention_arguments(Sequences.of(examples, behind=more))
+        arguments |= attention_arguments(Sequences.of(examples, behind=more, compiled=is_compiled(model)))
     arguments |= {"input_ids": ids.unsqueeze(0), "position_ids": positions.unsqueeze(0)}
     states: Tensor = backbone(**arguments).last_hidden_state[0, : int(lengths.sum())]
     if len(states) == input_ids.numel():

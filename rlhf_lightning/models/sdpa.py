@@ -46,14 +46,14 @@ def teach_sdpa() -> None:
             return _attend(sequence_layout, attention, module, states, options), None
         # In float32 padded passes gain less than the weights that are kept for gradients are worth.
         half = query.device.type == "cpu" and computed_in(query) == torch.bfloat16
-        if not half or arguments:
+        if not half or arguments or torch.compiler.is_exporting():  # to which bounds on sizes would be limits
             return own(module, query, key, value, attention_mask, *arguments, **options)
         return _faster(own, module, query, key, value, attention_mask, **options)
 
     AttentionInterface.register("sdpa", sdpa)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has batches of its own
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # shapes differ from batch to batch
 def _attend(
     layout: Layout, attention: Attention, module: nn.Module, states: list[Tensor], options: dict[str, Any]
 ) -> Tensor:

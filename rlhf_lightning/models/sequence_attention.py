@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from rlhf_lightning.models.context import text_config
 from rlhf_lightning.models.few_batches import FewBatches
-from rlhf_lightning.models.moved_rows import moved
+from rlhf_lightning.models.row_layouts import batch_of, laid_out, places, put_back
 from rlhf_lightning.models.sdpa import Attention, teach_sdpa
 
 # What share of the longest sequence of a padded batch the shortest has at least: attention over padding costs little
@@ -45,7 +45,7 @@ class Sequences:
     Shapes: batches: rows and width of each; source: [Σ rows · width], the token in each place of the batches, n where
     there is none; place: [n], the place of each token.
 
-    ``few_batches`` is what compiled passes attend in.
+    ``few_batches`` is what compiled passes attend in, whose shapes must not differ from batch to batch.
     """
 
     batches: list[tuple[int, int]]
@@ -54,20 +54,21 @@ class Sequences:
     few_batches: FewBatches | None = None
 
     @classmethod
-    def of(cls, lengths: Tensor, *, behind: int = 0) -> Sequences:
-        """Of sequences with ``lengths`` [b], and so many tokens behind them whose states nobody reads."""
+    def of(cls, lengths: Tensor, *, behind: int = 0, compiled: bool = False) -> Sequences:
+        """Of sequences with ``lengths`` [b], and so many tokens behind them whose states nobody reads; ``compiled`` for
+        passes that are."""
         all_lengths = pad(lengths, (0, 1), value=behind) if behind else lengths
         starts, count = all_lengths.cumsum(0) - all_lengths, int(all_lengths.sum())
         batches, source = _padded(starts, all_lengths, count)
-        return cls(batches, source, _places(source, count), FewBatches.of(lengths, count))
+        return cls(batches, source, places(source, count), FewBatches.of(lengths, count) if compiled else None)
 
     def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
         """The outputs [1, n, h, d] of ``attention`` on queries, keys and values [1, h, n, d]."""
-        query, key, value = (_laid_out(one, self) for one in states)
+        query, key, value = (laid_out(one, self.batches, self.source, self.place) for one in states)
         parts = [
             attention(module, *one, None, is_causal=True, **options)[0] for one in zip(query, key, value, strict=True)
         ]
-        return _put_back(parts, self)
+        return put_back(parts, self.source, self.place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Trees:
     place: Tensor
     trees: list[Tensor]
     sees: list[Tensor]
-    few_batches: None = None
+    few_batches: None = None  # compiled passes leave what is compiled for each attention
 
     @classmethod
     def of(cls, tree: Tensor, branch: Tensor) -> Trees:
@@ -115,17 +116,17 @@ class Trees:
             causal = torch.ones(width, width, dtype=torch.bool).tril().expand(len(rows), -1, -1)
             sees.append(torch.cat([before, causal], 2).unsqueeze(1))
         source = torch.cat(sources)
-        return cls(batches, source, _places(source, count), trees, sees)
+        return cls(batches, source, places(source, count), trees, sees)
 
     def attend(self, attention: Attention, module: nn.Module, states: list[Tensor], options: Any) -> Tensor:
         """As :meth:`Sequences.attend`."""
-        query, key, value = (_laid_out(one, self) for one in states)
+        query, key, value = (laid_out(one, self.batches, self.source, self.place) for one in states)
         first = (query[0], key[0], value[0])
         parts = [attention(module, *first, None, is_causal=True, **options)[0]] if self.batches[0][1] else []
         for number, (tree, sees) in enumerate(zip(self.trees, self.sees, strict=True), start=1):
             keys, values = (torch.cat([one[0].index_select(0, tree), one[number]], 2) for one in (key, value))
             parts.append(attention(module, query[number], keys, values, sees, is_causal=False, **options)[0])
-        return _put_back(parts, self)
+        return put_back(parts, self.source, self.place)
 
 
 Layout = Sequences | Trees
@@ -153,31 +154,9 @@ def _alike(lengths: Tensor) -> list[Tensor]:
 def _batch(starts: Tensor, lengths: Tensor, count: int) -> tuple[tuple[int, int], Tensor]:
     """Rows and width of one padded batch, and its sources; ``count`` stands for none."""
     width = int(lengths.max()) if len(lengths) else 0
-    column = torch.arange(width)
-    source = torch.where(column < lengths.unsqueeze(1), starts.unsqueeze(1) + column, count)
-    return (len(lengths), width), source.flatten()
+    return (len(lengths), width), batch_of(starts, lengths, count, width).flatten()
 
 
 def _padded(starts: Tensor, lengths: Tensor, count: int) -> tuple[list[tuple[int, int]], Tensor]:
     found = [_batch(starts[rows], lengths[rows], count) for rows in _alike(lengths)]
     return [batch for batch, _ in found], torch.cat([source for _, source in found])
-
-
-def _places(source: Tensor, count: int) -> Tensor:
-    filled = (source < count).nonzero().squeeze(1)
-    return filled.new_empty(count).index_put((source[filled],), filled)
-
-
-def _laid_out(states: Tensor, layout: Layout) -> list[Tensor]:
-    """States [1, h, n, d] as batches [rows, h, width, d]."""
-    _, heads, _, size = states.shape
-    rows = moved(states[0].transpose(0, 1).flatten(1), layout.source, layout.place)
-    parts = torch.split(rows, [count * width for count, width in layout.batches])
-    return [part.view(*batch, heads, size).transpose(1, 2) for part, batch in zip(parts, layout.batches, strict=True)]
-
-
-def _put_back(parts: list[Tensor], layout: Layout) -> Tensor:
-    """Outputs [rows, width, h, d] of all batches as [1, n, h, d]."""
-    heads, size = parts[0].shape[2:]
-    rows = torch.cat([part.reshape(-1, heads * size) for part in parts])
-    return moved(rows, layout.place, layout.source).view(1, -1, heads, size)

@@ -3,7 +3,7 @@
 oneDNN, with which torch multiplies in half precision on a CPU, compiles a product anew for every shape that it meets.
 At the sizes of small models that takes ten times as long as the product itself, and responses of every length would
 bring new shapes in every pass. In float32 (``trainer.cpu_matmul``) it is quick, but memory stays taken
-for each of them. There, and only there, batches are filled up to few sizes.
+for each of them. There batches are filled up to few sizes, and so are those that compiled passes attend in.
 """
 
 from __future__ import annotations

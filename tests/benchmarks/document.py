@@ -96,8 +96,8 @@ def document(
         "PPOTrainer casts its updates alone, its two frozen models are loaded in bf16 and attend by plain products, "
         "which is fastest for it here; `as it comes` they are in float32 and attend as transformers chooses. The model "
         "that `generate` runs is loaded in bf16. `lean` is `module.padding_free=true module.old_logprobs=engine` under "
-        "sdpa, `compiled passes` the callback of that name with `module.old_logprobs=engine`. The settings of each "
-        "side stand in `tests/benchmarks`.",
+        "sdpa, `compiled passes` the callback of that name beside them. The settings of each side stand in "
+        "`tests/benchmarks`.",
         ratios(rows),
     ]
     if any(row.get("lengths") for row in rows.values()):

@@ -136,3 +136,17 @@ def test_single_tokens_see_any_number_without_gradients() -> None:
     with torch.no_grad():
         assert suits_plain(query, key)
         assert not suits_plain(query.float(), key.float()[:, :, :100])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_it_is_compiled_in_one_piece_with_any_dropout(dropout: float) -> None:
+    """An option that torch takes for a number that may change, like the sizes."""
+    states = torch.randn(2, 2, 5, 8)
+    compiled = torch.compile(plain_attention, backend="eager", dynamic=True, fullgraph=True)
+    try:
+        torch.manual_seed(1)
+        found = compiled(states, states, states, None, dropout=dropout)
+    finally:
+        torch.compiler.reset()
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, plain_attention(states, states, states, None, dropout=dropout))

@@ -119,6 +119,12 @@ def test_float32_is_left_to_sdpa(plain: Shapes) -> None:
     assert not plain
 
 
+def test_an_export_is_left_to_sdpa(plain: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    attend(STATES, STATES)
+    assert not plain
+
+
 def test_models_without_weights_are_left_to_sdpa(plain: Shapes) -> None:
     """From which the plan of a run learns what is kept."""
     assert attend(STATES.to("meta"), STATES.to("meta")).shape == (2, 6, 2, 8)

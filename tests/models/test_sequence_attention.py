@@ -178,7 +178,7 @@ def test_windows_and_other_attentions_are_not_laid_out() -> None:
 
 
 def test_compiled_passes_are_not_compiled_anew_for_every_layout(model: LlamaForCausalLM) -> None:
-    """Layouts of several numbers of batches and sequences."""
+    """Layouts of several numbers of batches and sequences, where nobody has said that passes are compiled."""
     torch.compiler.reset()
     graphs = []
 
