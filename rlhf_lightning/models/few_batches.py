@@ -15,19 +15,20 @@ from rlhf_lightning.models.shapes import COLUMNS, ROWS
 if TYPE_CHECKING:
     from rlhf_lightning.models.sdpa import Attention
 
-# Every number of batches is one more variant to compile.
-_MOST = 3
+# Every number of batches is one more variant to compile, and so is a batch of one row.
+_MOST = 2
 # Pairs of places in a batch, for each pair of tokens that attention needs, and for each token: with fewer, padding
 # costs little beside what else a model computes.
 _PER_PAIR, _PER_TOKEN = 2, 256
-# Columns up to which rows are filled up: few shapes save more than attention over padding costs.
-_SHORT = 128
+# Columns up to which rows are filled up to few numbers, and up to which one row becomes two: they save more than
+# attention over padding costs.
+_SHORT, _MEDIUM = 128, 512
 
 
 @dataclass(frozen=True, eq=False)
 class FewBatches:
     """Sequences one behind the other at the beginning of a row of n tokens, as padded batches: one, or where their
-    lengths are far apart two or three, each but the last of sequences more than half as long as their longest.
+    lengths are far apart two, the first of sequences more than half as long as the longest.
 
     All of it are tensors, most of them of shapes that come again, so that a pass is compiled for numbers of batches and
     not for every batch.
@@ -69,7 +70,9 @@ def _filled(lengths: Tensor) -> tuple[int, int]:
     """Rows and columns of a batch."""
     rows, width = len(lengths), int(lengths.max())
     width += -width % COLUMNS
-    return rows + (-rows % ROWS if width <= _SHORT else 0), width
+    if width <= _SHORT:
+        rows += -rows % ROWS
+    return max(rows, 2 if width <= _MEDIUM else 1), width
 
 
 def _cheap(lengths: Tensor) -> bool:

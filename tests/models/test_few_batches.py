@@ -39,24 +39,22 @@ def test_one_batch_of_few_shapes() -> None:
 def test_lengths_far_apart_are_batches_of_their_own() -> None:
     lengths = torch.tensor([600, 20, 301, 30, 300, 10])
     layout = FewBatches.of(lengths, int(lengths.sum()))
-    # In one batch 6 · 608² pairs, more than 2 · Σ l² = 1.1M. Without 600 and 301: 4 · 304² are more than
-    # 2 · Σ l² and than 256 · Σ l = 92k, and then 4 · 32² are not. Rows of more than 128 columns are not filled up.
-    assert [tuple(source.shape) for source in layout.sources] == [(2, 608), (1, 304), (4, 32)]
+    # In one batch 6 · 608² pairs, more than 2 · Σ l² = 1.1M and than 256 · Σ l = 323k.
+    assert [tuple(source.shape) for source in layout.sources] == [(2, 608), (4, 304)]
     assert layout.sources[0][:, 0].tolist() == [0, 620]
-    assert layout.sources[1][0, 0] == 951
-    assert layout.sources[2][:, 0].tolist() == [600, 921, 1251, 1261]
+    assert layout.sources[1][:, 0].tolist() == [600, 921, 951, 1251]
 
 
-@pytest.mark.parametrize(("length", "shape"), [(128, (4, 128)), (129, (1, 144))])
+@pytest.mark.parametrize(("length", "shape"), [(128, (4, 128)), (129, (2, 144)), (513, (1, 528))])
 def test_rows_are_filled_up_where_they_are_short(length: int, shape: tuple[int, int]) -> None:
     (source,) = FewBatches.of(torch.tensor([length]), length).sources
     assert source.shape == shape
 
 
-def test_no_more_than_three_batches() -> None:
+def test_no_more_than_two_batches() -> None:
     lengths = torch.tensor([3200, 1560, 760, 360, 160])
     layout = FewBatches.of(lengths, int(lengths.sum()))
-    assert [tuple(source.shape) for source in layout.sources] == [(1, 3200), (1, 1568), (3, 768)]
+    assert [tuple(source.shape) for source in layout.sources] == [(1, 3200), (4, 1568)]
 
 
 @pytest.mark.parametrize(
@@ -151,10 +149,10 @@ def read(model: LlamaForCausalLM, packed: PackedStates, lengths: list[int]) -> l
 
 
 BATCHES = [[5, 9, 3], [7, 2, 8, 4, 11], [30, 21], [17] * 6]
-FAR = [[700, 12, 5, 330], [12, 640, 300, 9], [5, 900, 410]]
+FAR = [[700, 12, 360, 5, 330], [12, 640, 330, 300, 9, 4], [5, 900, 610, 410, 7]]
 
 
-@pytest.mark.parametrize(("batches", "variants"), [(BATCHES, 1), (FAR, 2), ([*BATCHES, *FAR], 3)])
+@pytest.mark.parametrize(("batches", "variants"), [(BATCHES, 1), (FAR, 1), ([*BATCHES, *FAR], 2)])
 def test_compiled_passes_compute_the_same_in_one_piece(graphs: Graphs, batches: list[list[int]], variants: int) -> None:
     """One graph runs in a pass, and few are compiled, whatever the lengths are."""
     alone, model = make_model(), make_model()

@@ -16,6 +16,8 @@ from rlhf_lightning.models.cpu_matmul import in_full_precision, linear_by_onednn
 from rlhf_lightning.models.dtypes import computed_in
 from rlhf_lightning.models.sharding import is_sharded
 
+_LEAST = 2**15  # numbers of a weight; with fewer, the call of oneDNN costs more than it saves
+
 
 @contextlib.contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
@@ -24,7 +26,7 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
     in its dtype. They are made here, as the weights are now, and are gone behind it; passes with gradients read the
     weights themselves.
 
-    What is not on a CPU, sharded or quantised, and layers of other kinds, are left as they are.
+    What is small, not on a CPU, sharded or quantised, and layers of other kinds, are left as they are.
     """
     packed: list[nn.Module] = []
     try:
@@ -50,7 +52,7 @@ def _suits(layer: nn.Module) -> TypeGuard[nn.Linear]:
     # One with a forward of its own is another's, accelerate's for one.
     if type(layer) is not nn.Linear or "forward" in vars(layer) or type(layer.weight) is not nn.Parameter:
         return False
-    if layer.weight.device.type != "cpu" or not layer.weight.numel():
+    if layer.weight.device.type != "cpu" or layer.weight.numel() < _LEAST:
         return False
     dtype = computed_in(layer.weight)
     return (dtype == torch.float32 and in_full_precision()) or (dtype == torch.bfloat16 and multiplies_bf16())

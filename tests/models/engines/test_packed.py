@@ -22,6 +22,21 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _small_weights_too(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "least" not in request.fixturenames:
+        monkeypatch.setattr(packing, "_LEAST", 1)
+
+
+@pytest.mark.parametrize(("inputs", "least"), [(256, True), (255, False)])
+def test_weights_worth_a_call_are_packed(inputs: int, least: bool, multiplied: list[torch.Size]) -> None:
+    """From 2¹⁵ numbers on."""
+    model = nn.Linear(inputs, 128)
+    with torch.no_grad(), packed_weights(model):
+        model(torch.randn(5, inputs))
+    assert bool(multiplied) == least
+
+
 @pytest.fixture
 def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """Shapes of what packed layers have read."""
